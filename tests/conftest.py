@@ -1,0 +1,45 @@
+"""Fixtures and profiles for every test: isolation from the person's machine, one torch thread."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+# Two cores are shared by pytest, an engine process and a service: more threads only fight.
+# Set before anything imports torch, and inherited by every process that a test starts.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+settings.register_profile(
+    "ci",
+    deadline=None,
+    derandomize=True,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.register_profile("dev", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _own_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Give the test run its own TINSMITH_HOME and no service address of the person's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TINSMITH_HOME", str(tmp_path_factory.mktemp("home")))
+        for prefix in ("TINSMITH", "TINKER"):
+            patch.delenv(f"{prefix}_BASE_URL", raising=False)
+            patch.delenv(f"{prefix}_API_KEY", raising=False)
+        yield
+
+
+@pytest.fixture(scope="session")
+def tiny_dir() -> Path:
+    """The bundled model's folder."""
+    from tinsmith.core.paths import bundled_model_dir
+
+    folder = bundled_model_dir()
+    if not (folder / "config.json").exists():
+        pytest.skip(f"the bundled model is not in {folder}")
+    return folder
