@@ -1,0 +1,95 @@
+"""Work items that cross into the engine, and what the engine says about itself.
+
+Data only, without torch, so that the service can build jobs and pickle them to the engine's
+process. Training: `ForwardBackwardJob`, `OptimStepJob`. Sampling: `SampleJob`, `SampleResult`.
+`EngineLimits` bounds memory and batch shapes; `BaseModelInfo` describes the loaded base model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from tinsmith.core.errors import TinsmithError
+from tinsmith.types import AdamParams, Datum, SampleResponse, SamplingParams
+
+__all__ = [
+    "BaseModelInfo",
+    "EngineLimits",
+    "ForwardBackwardJob",
+    "OptimStepJob",
+    "SampleJob",
+    "SampleResult",
+]
+
+
+@dataclass(frozen=True)
+class ForwardBackwardJob:
+    """Loss (and, unless `forward_only`, gradients) of one adapter on some datums."""
+
+    adapter_id: str
+    data: Sequence[Datum]
+    loss_fn: str
+    loss_fn_config: Mapping[str, float | str] = field(default_factory=dict)
+    forward_only: bool = False
+
+
+@dataclass(frozen=True)
+class OptimStepJob:
+    """One optimizer step of one adapter on the gradients accumulated since its last step."""
+
+    adapter_id: str
+    params: AdamParams
+
+
+@dataclass(frozen=True)
+class SampleJob:
+    """Continuations of one prompt by one adapter snapshot (None: the base model)."""
+
+    job_id: str
+    snapshot_id: str | None
+    prompt: list[int]
+    num_samples: int
+    params: SamplingParams
+    prompt_logprobs: bool = False
+    topk_prompt_logprobs: int = 0
+
+
+@dataclass(frozen=True)
+class SampleResult:
+    """What became of a `SampleJob`: a response or an error, never both."""
+
+    job_id: str
+    response: SampleResponse | None = None
+    error: TinsmithError | None = None
+
+
+@dataclass(frozen=True)
+class BaseModelInfo:
+    """What a client may know about the base model."""
+
+    name: str
+    arch: str
+    tokenizer_id: str
+    max_context_length: int
+    vocab_size: int
+    hidden_size: int
+    num_parameters: int
+
+
+@dataclass(frozen=True)
+class EngineLimits:
+    """Bounds on batch shapes; they trade memory for speed and never change a result's meaning."""
+
+    max_microbatch_tokens: int = 4096
+    """Tokens, padding included, of one forward/backward micro-batch. One longer datum still runs,
+    alone."""
+
+    max_head_elements: int = 2**22
+    """Logits (rows times vocabulary) held at a time."""
+
+    max_decode_rows: int = 64
+    """Sequences decoded together."""
+
+    max_prefill_tokens: int = 4096
+    """Prompt tokens, padding included, of one prefill."""
