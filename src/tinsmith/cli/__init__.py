@@ -4,6 +4,6 @@
 are asked for, so that `tinsmith --help` stays light.
 """
 
-from tinsmith.cli.main import main
+from tinsmith.cli.app import main
 
 __all__ = ["main"]

@@ -1,0 +1,43 @@
+"""Options that several commands share."""
+
+import click
+
+__all__ = ["base_url_option", "json_option", "model_option", "renderer_option", "sampling_options"]
+
+model_option = click.option(
+    "-m",
+    "--model",
+    "model",
+    default="tinsmith/tiny",
+    show_default=True,
+    metavar="MODEL",
+    help="A base model, a model's folder, a run's folder, or a tinker:// address.",
+)
+base_url_option = click.option(
+    "--base-url",
+    metavar="URL",
+    help="The service to use; default: TINSMITH_BASE_URL, else an embedded one.",
+)
+renderer_option = click.option(
+    "--renderer", metavar="NAME", help="How messages become tokens; default: the model's own."
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+def sampling_options(command: click.Command) -> click.Command:
+    """Add the options of `SamplingParams` to a command."""
+    for option in (
+        click.option("--seed", type=int, help="Fixes the tokens that are drawn."),
+        click.option("--top-p", type=click.FloatRange(0, 1), default=1.0, show_default=True),
+        click.option("--top-k", type=int, default=-1, help="-1 keeps every token."),
+        click.option(
+            "--temperature", type=click.FloatRange(0), default=0.7, show_default=True,
+            help="0 takes the likeliest token each time.",
+        ),
+        click.option(
+            "--max-tokens", type=click.IntRange(1), default=200, show_default=True,
+            help="The longest answer, in tokens.",
+        ),
+    ):
+        command = option(command)
+    return command

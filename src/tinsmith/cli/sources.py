@@ -1,0 +1,105 @@
+"""What `--model` may name: a base model, a `tinker://` address, or a run's folder.
+
+`find_source` turns the text a person typed into a `Source`; `open_source` opens a sampling client on
+it together with the tokenizer and the renderer that its model speaks.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tinsmith.core.errors import UserError
+
+if TYPE_CHECKING:
+    from tinsmith.client import SamplingClient, ServiceClient
+    from tinsmith.renderers import Renderer
+
+__all__ = ["OpenSource", "Source", "find_source", "open_source"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Weights to sample from, before anything was opened."""
+
+    base_model: str | None
+    """The base model's name or folder; None where only the service knows it."""
+    model_path: str | None = None
+    """The `tinker://` address of sampler weights; None for the base model itself."""
+    renderer: str | None = None
+    """The renderer a run was trained with; None means the base model's own."""
+
+    @property
+    def label(self) -> str:
+        """A short name for people."""
+        return self.model_path or self.base_model or "?"
+
+
+@dataclass(frozen=True)
+class OpenSource:
+    """An open sampling client and the means to speak with its model."""
+
+    source: Source
+    service: "ServiceClient"
+    client: "SamplingClient"
+    renderer: "Renderer"
+
+
+def find_source(text: str) -> Source:
+    """Say what a person's `--model` names.
+
+    Raises:
+        UserError: The text is a folder of neither a run nor a model.
+    """
+    if text.startswith("tinker://"):
+        return Source(base_model=None, model_path=text)
+    folder = Path(text).expanduser()
+    if (folder / "checkpoints.jsonl").exists() or (folder / "metrics.jsonl").exists():
+        return _source_of_run(folder)
+    if folder.is_dir() and not (folder / "config.json").exists():
+        raise UserError(
+            f"model={text}: the folder holds neither a run nor a model",
+            field="model",
+            hint="name a run's folder, a model's folder, a base model or a tinker:// address",
+        )
+    return Source(base_model=str(folder.resolve()) if folder.is_dir() else text)
+
+
+def _source_of_run(folder: Path) -> Source:
+    """Return the last sampler weights that a run saved."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    lines = folder / "checkpoints.jsonl"
+    records = (
+        [json.loads(line) for line in lines.read_text(encoding="utf-8").splitlines() if line]
+        if lines.exists()
+        else []
+    )
+    paths = [record["sampler_path"] for record in records if record.get("sampler_path")]
+    if not paths:
+        raise UserError(
+            f"model={folder}: the run has saved no sampler weights yet",
+            field="model",
+            hint="let it reach its first checkpoint (save_every), or resume it",
+        )
+    return Source(
+        base_model=config.get("model"), model_path=paths[-1], renderer=config.get("renderer")
+    )
+
+
+def open_source(source: Source, *, base_url: str | None, renderer: str | None) -> OpenSource:
+    """Open a sampling client, starting or joining the embedded service where none is named."""
+    from tinsmith.client import ServiceClient
+    from tinsmith.renderers import get_renderer, get_tokenizer, recommended_renderer
+
+    service = ServiceClient(base_url=base_url)
+    client = service.create_sampling_client(
+        model_path=source.model_path, base_model=source.base_model
+    ).result()
+    base_model = source.base_model or client.get_base_model()
+    name = renderer or source.renderer or recommended_renderer(base_model)
+    return OpenSource(
+        source=source,
+        service=service,
+        client=client,
+        renderer=get_renderer(name, get_tokenizer(base_model)),
+    )
