@@ -1,4 +1,9 @@
-"""What every room may use: errors, ids, paths, environment variables, strict JSON.
+"""What knows no noun of the domain: errors, identifiers, paths, environment variables, JSON.
 
-Knows no domain noun and imports nothing heavy.
+Import the modules, not this package: `from tinsmith.core.errors import UserError`,
+`from tinsmith.core import jsonio`.
 """
+
+from tinsmith.core import environment, errors, ids, jsonio, paths
+
+__all__ = ["environment", "errors", "ids", "jsonio", "paths"]

@@ -1,34 +1,54 @@
-"""The only place that reads environment variables.
+"""The only place that reads environment variables; an empty variable counts as unset.
 
-`TINSMITH_*` comes before its `TINKER_*` twin; an empty value counts as unset.
+`TINSMITH_BASE_URL` and `TINSMITH_API_KEY` come before their `TINKER_*` twins, so that scripts
+written for the Tinker SDK find the service that they were set up for.
 """
 
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
-__all__ = ["api_key", "base_url", "log_level", "variable"]
+__all__ = ["api_key", "base_url", "home", "log_level", "xdg_home"]
 
-
-def variable(*names: str) -> str | None:
-    """The first of `names` that is set to something, or None."""
-    for name in names:
-        if value := os.environ.get(name, "").strip():
-            return value
-    return None
+_XDG_DEFAULTS = {"data": ".local/share", "config": ".config", "cache": ".cache"}
 
 
 def base_url() -> str | None:
-    """Address of the service, without a trailing slash; None means the embedded one."""
-    value = variable("TINSMITH_BASE_URL", "TINKER_BASE_URL")
-    return value.rstrip("/") if value else None
+    """Return the service's address (`TINSMITH_BASE_URL`, `TINKER_BASE_URL`) without a last `/`."""
+    address = _first("TINSMITH_BASE_URL", "TINKER_BASE_URL")
+    return address.rstrip("/") if address else None
 
 
 def api_key() -> str | None:
-    """Key for the service."""
-    return variable("TINSMITH_API_KEY", "TINKER_API_KEY")
+    """Return the API key (`TINSMITH_API_KEY`, `TINKER_API_KEY`)."""
+    return _first("TINSMITH_API_KEY", "TINKER_API_KEY")
 
 
 def log_level() -> str | None:
-    """Level of the `tinsmith` logger that the command line sets ("debug", "info", ...)."""
-    return variable("TINSMITH_LOG", "TINKER_LOG")
+    """Return the log level that was asked for (`TINSMITH_LOG`), in lower case."""
+    level = _first("TINSMITH_LOG")
+    return level.lower() if level else None
+
+
+def home() -> Path | None:
+    """Return `TINSMITH_HOME`, which replaces all the XDG directories."""
+    folder = _first("TINSMITH_HOME")
+    return Path(folder).expanduser().absolute() if folder else None
+
+
+def xdg_home(kind: str) -> Path:
+    """Return the XDG base directory of a kind: "data", "config" or "cache"."""
+    folder = _first(f"XDG_{kind.upper()}_HOME")
+    # The specification says to ignore relative paths.
+    if folder and Path(folder).is_absolute():
+        return Path(folder)
+    return Path.home() / _XDG_DEFAULTS[kind]
+
+
+def _first(*names: str) -> str | None:
+    for name in names:
+        value = os.environ.get(name, "").strip()
+        if value:
+            return value
+    return None

@@ -1,25 +1,28 @@
-"""The exception tree, split by whose fault a failure is.
+"""The error vocabulary that every room shares.
 
-    TinsmithError
-    ├─ UserError (ValueError)              the caller can mend it
-    │  ├─ DataError                        a datum, a file line, a tensor
-    │  ├─ ConfigError                      an option or a setting
-    │  ├─ UnknownNameError (LookupError)   a name that is not registered
-    │  └─ MissingExtraError (ImportError)  an optional package is not installed
-    └─ ServerError (RuntimeError)          the service's fault
-       └─ EngineDiedError
+    TinsmithError(message, field, hint)
+    ├─ UserError                 the request or the input is wrong; also a ValueError
+    │  ├─ DataError              in the data: datum_index, or file and line
+    │  ├─ ConfigError            in a setting
+    │  ├─ UnknownNameError       a name outside a known set; also a LookupError
+    │  ├─ AlreadyExistsError     nothing is overwritten unasked; also a FileExistsError
+    │  └─ MissingExtraError      an optional package is not installed; also an ImportError
+    └─ ServerError               our own failure; also a RuntimeError
+       └─ EngineDiedError        the engine's process ended
 
-`tinsmith.client.errors` adds what can go wrong between client and service. Every error pickles
-with its attributes, and its text says what was wrong, what is allowed, and what to do.
+`category` decides what may be retried: "user" never, "server" and "transport" perhaps. A message
+says what failed as `name=value` and what is allowed; the hint says what to do. All of them pickle
+with their attributes.
 """
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 __all__ = [
+    "AlreadyExistsError",
     "Category",
     "ConfigError",
     "DataError",
@@ -35,18 +38,19 @@ __all__ = [
 
 Category = Literal["user", "server", "transport"]
 
+_MAX_NAMES_SHOWN = 12
+
 
 class TinsmithError(Exception):
     """Base of every error that Tinsmith raises on purpose.
 
     Attributes:
-        message: What was wrong and where.
-        field: The offending field or option, if there is one.
-        hint: What to do about it, if known.
-        category: Whose fault it is; decides whether a retry makes sense.
+        message: what failed and what is allowed, without the hint.
+        field: the setting, argument or tensor at fault, dotted where nested.
+        hint: what to do about it.
     """
 
-    category: ClassVar[Category] = "server"
+    category: Category = "server"
 
     def __init__(self, message: str, *, field: str | None = None, hint: str | None = None) -> None:
         super().__init__(message)
@@ -57,26 +61,31 @@ class TinsmithError(Exception):
     def __str__(self) -> str:
         return f"{self.message}; {self.hint}" if self.hint else self.message
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (type(self), self.args, self.__dict__.copy())
+    def __reduce__(self) -> tuple[Any, ...]:  # Any: the protocol of pickle
+        # The default calls the class with `args` alone and loses keyword-only arguments.
+        return _rebuild, (type(self), self.args), self.__dict__
 
 
-def _rebuild(kind: type[TinsmithError], args: tuple[Any, ...], state: dict[str, Any]) -> Any:
-    """Unpickle an error without calling its constructor (subclasses have their own)."""
-    error = kind.__new__(kind, *args)
+def _rebuild(cls: type[TinsmithError], args: tuple[object, ...]) -> TinsmithError:
+    error = cls.__new__(cls, *args)
     error.args = args
-    error.__dict__.update(state)
     return error
 
 
 class UserError(TinsmithError, ValueError):
-    """The request, the data or the configuration is wrong; repeating it will not help."""
+    """The caller's request or input is wrong; the same request fails again."""
 
-    category: ClassVar[Category] = "user"
+    category = "user"
 
 
 class DataError(UserError):
-    """Something is wrong with the data; says which datum, or which line of which file."""
+    """Something in the data is wrong.
+
+    Attributes:
+        datum_index: position of the datum in its request, from 0.
+        file: the file that the data came from.
+        line: line in that file, from 1.
+    """
 
     def __init__(
         self,
@@ -93,52 +102,62 @@ class DataError(UserError):
         self.file = file
         self.line = line
 
-    def __str__(self) -> str:
-        text = super().__str__()
-        if self.file is not None:
-            place = self.file if self.line is None else f"{self.file}:{self.line}"
-            return text if text.startswith(place) else f"{place}: {text}"
-        if self.datum_index is not None and f"datum {self.datum_index}" not in text:
-            return f"datum {self.datum_index}: {text}"
-        return text
-
 
 class ConfigError(UserError):
-    """A setting or an option is out of range, unknown, or contradicts another."""
+    """A setting has a value that is not allowed."""
 
 
 class UnknownNameError(UserError, LookupError):
-    """A name that nothing is registered under; offers the nearest match."""
+    """A name is not among the known ones. Build it with `unknown_name`."""
+
+
+class AlreadyExistsError(UserError, FileExistsError):
+    """Something of that name exists, and overwriting was not asked for."""
 
 
 class MissingExtraError(UserError, ImportError):
-    """An optional package is needed and not installed."""
+    """An optional package is not installed. Build it with `missing_extra`."""
 
 
 class ServerError(TinsmithError, RuntimeError):
-    """The service failed; the request itself may be fine."""
+    """The service or the engine failed through no fault of the caller."""
+
+    category = "server"
 
 
 class EngineDiedError(ServerError):
-    """The engine process ended while work was in it."""
+    """The engine's process ended, with whatever it held in memory."""
 
 
 def unknown_name(
     kind: str, name: str, known: Iterable[str], field: str | None = None
 ) -> UnknownNameError:
-    """The error for an unknown `name` of a `kind` ("loss", "renderer"), with the nearest match."""
-    names = sorted(known)
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}?" if near else None
+    """Return the error for a name outside a known set, with the nearest known one.
+
+    Example:
+        >>> print(unknown_name("renderer", "chatlm", ["chatml", "role_colon"]))
+        renderer='chatlm': unknown; known: chatml, role_colon; did you mean 'chatml'?
+    """
+    names = list(known)
+    shown = ", ".join(names[:_MAX_NAMES_SHOWN])
+    if len(names) > _MAX_NAMES_SHOWN:
+        shown += f", ... ({len(names)} in all)"
+    lowered = {candidate.lower(): candidate for candidate in names}
+    nearest = difflib.get_close_matches(name.lower(), lowered, n=1, cutoff=0.6)
     return UnknownNameError(
-        f"unknown {kind} {name!r}: must be one of {', '.join(names) or '(none)'}",
-        field=field,
-        hint=hint,
+        f"{kind}={name!r}: unknown; known: {shown or 'none'}",
+        field=field or kind,
+        hint=f"did you mean {lowered[nearest[0]]!r}?" if nearest else None,
     )
 
 
 def missing_extra(package: str, extra: str) -> MissingExtraError:
-    """The error for an optional `package` that `extra` would install."""
+    """Return the error for an optional package that is not installed.
+
+    Example:
+        >>> print(missing_extra("torch", "engine"))
+        package 'torch' is not installed; pip install "tinsmith[engine]"
+    """
     return MissingExtraError(
-        f"{package} is not installed", hint=f'run: pip install "tinsmith[{extra}]"'
+        f"package {package!r} is not installed", hint=f'pip install "tinsmith[{extra}]"'
     )

@@ -1,4 +1,4 @@
-"""Identifiers: fresh ones, and ones that name content."""
+"""Identifiers: random ones for things that happen, hashes for things that are what they contain."""
 
 from __future__ import annotations
 
@@ -8,16 +8,25 @@ from collections.abc import Iterable
 
 __all__ = ["content_hash", "new_id"]
 
+_HASH_CHARS = 32
+
 
 def new_id(prefix: str = "") -> str:
-    """A fresh random id: `prefix` and 32 hexadecimal digits."""
-    return f"{prefix}{uuid.uuid4().hex}"
+    """Return a fresh random identifier: the prefix, as it is, and 32 hexadecimal digits."""
+    return prefix + uuid.uuid4().hex
 
 
-def content_hash(content: bytes | bytearray | memoryview | Iterable[bytes | memoryview]) -> str:
-    """The first 32 hexadecimal digits of the SHA-256 of `content` (pieces are joined)."""
+def content_hash(
+    content: bytes | bytearray | memoryview | Iterable[bytes | bytearray | memoryview],
+) -> str:
+    """Return the first 32 hexadecimal digits of the SHA-256 of bytes, or of parts in order.
+
+    Example:
+        >>> content_hash(b"ab") == content_hash([b"a", b"b"])
+        True
+    """
     digest = hashlib.sha256()
-    pieces = [content] if isinstance(content, bytes | bytearray | memoryview) else content
-    for piece in pieces:
-        digest.update(piece)
-    return digest.hexdigest()[:32]
+    parts = [content] if isinstance(content, (bytes, bytearray, memoryview)) else content
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()[:_HASH_CHARS]

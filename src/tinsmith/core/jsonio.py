@@ -1,41 +1,74 @@
-"""Strict JSON: what is written can be read by any parser, so NaN and infinity are refused."""
+"""Strict JSON: no NaN or infinity in either direction, one object a line in JSONL files."""
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
+
+from tinsmith.core.errors import DataError
 
 __all__ = ["append_jsonl", "dumps", "loads"]
 
 
-def dumps(value: Any, *, indent: int | None = None) -> str:  # JSON has no narrower type
-    """JSON text of `value`.
+def dumps(value: object, *, indent: int | None = None) -> str:
+    """Return compact JSON (or indented, for people to read).
 
     Raises:
-        ValueError: `value` holds NaN or an infinity.
-        TypeError: `value` holds something JSON cannot say.
+        DataError: the value holds NaN, infinity or something that JSON cannot say.
     """
-    separators = (",", ":") if indent is None else None
-    return json.dumps(
-        value, allow_nan=False, ensure_ascii=False, indent=indent, separators=separators
-    )
+    separators = (",", ":") if indent is None else (",", ": ")
+
+    def encode(*, ascii_only: bool) -> str:
+        return json.dumps(
+            value,
+            allow_nan=False,
+            ensure_ascii=ascii_only,
+            indent=indent,
+            separators=separators,
+        )
+
+    try:
+        text = encode(ascii_only=False)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise DataError(f"not representable as JSON: {error}") from error
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # a lone surrogate: UTF-8 has no bytes for it, an escape has
+        return encode(ascii_only=True)
+    return text
 
 
-def loads(text: str | bytes) -> Any:
-    """The value that `text` says; `NaN` and `Infinity`, which JSON does not have, are refused."""
+def loads(text: str | bytes | bytearray) -> Any:  # Any: whatever the document holds
+    """Parse one JSON document.
 
-    def refuse(constant: str) -> Any:
-        raise ValueError(f"{constant} is not JSON")
+    Raises:
+        json.JSONDecodeError: not JSON; a ValueError, as are the others.
+        DataError: `NaN` or `Infinity` in it, or nested too deeply.
+    """
+    try:
+        return json.loads(text, parse_constant=_refuse_constant)
+    except RecursionError as error:
+        raise DataError("JSON is nested too deeply") from error
 
-    return json.loads(text, parse_constant=refuse)
+
+def append_jsonl(path: str | Path, record: Mapping[str, object]) -> None:
+    """Append one record as a line, in a single write; parents are created.
+
+    A last line that a crash left without its end is closed first, so that it spoils no other.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    line = dumps(record).encode() + b"\n"
+    with path.open("ab+", buffering=0) as file:
+        if file.seek(0, os.SEEK_END):
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":
+                line = b"\n" + line
+        file.write(line)
 
 
-def append_jsonl(path: Path, value: Any, *, durable: bool = False) -> None:
-    """Append one line to `path`; with `durable`, return only once it is on disk."""
-    with path.open("a", encoding="utf-8") as file:
-        file.write(dumps(value) + "\n")
-        if durable:
-            file.flush()
-            os.fsync(file.fileno())
+def _refuse_constant(name: str) -> NoReturn:
+    raise DataError(f"{name} is not JSON")

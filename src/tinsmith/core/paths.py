@@ -1,15 +1,21 @@
-"""Where things live (XDG directories, one override) and how files are replaced atomically."""
+"""Where Tinsmith keeps things, and how it writes them whole or not at all.
+
+`TINSMITH_HOME` puts everything under one directory; without it runs and state live in the XDG data
+directory, settings in config, downloads in cache. No function here creates a directory but the
+`atomic_*` ones, which create parents.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-from tinsmith.core.environment import variable
+from tinsmith.core import environment
+from tinsmith.core.errors import AlreadyExistsError
+from tinsmith.core.ids import new_id
 
 __all__ = [
     "BUNDLED_MODEL",
@@ -25,105 +31,127 @@ __all__ = [
 ]
 
 BUNDLED_MODEL = "tinsmith/tiny"
-"""Name of the model that comes with the package."""
-
-
-def _xdg(name: str, fallback: str) -> Path:
-    base = variable(name)
-    return (Path(base) if base else Path.home() / fallback) / "tinsmith"
+"""Name of the model that travels inside the package."""
 
 
 def home_dir() -> Path:
-    """Data: `$TINSMITH_HOME`, else `$XDG_DATA_HOME/tinsmith`, else `~/.local/share/tinsmith`."""
-    override = variable("TINSMITH_HOME")
-    return Path(override).expanduser() if override else _xdg("XDG_DATA_HOME", ".local/share")
+    """Return the directory of runs and state."""
+    return environment.home() or environment.xdg_home("data") / "tinsmith"
 
 
 def runs_dir() -> Path:
-    """Run directories of training jobs."""
+    """Return the directory that holds one directory a training run."""
     return home_dir() / "runs"
 
 
 def state_dir() -> Path:
-    """State of the service: checkpoints, logs, where the embedded service listens."""
-    return home_dir() / "service"
+    """Return the service's state: checkpoints, logs and the embedded service's files."""
+    return home_dir() / "state"
 
 
 def config_dir() -> Path:
-    """Settings and keys."""
-    override = variable("TINSMITH_HOME")
-    return Path(override).expanduser() / "config" if override else _xdg("XDG_CONFIG_HOME", ".config")
+    """Return the directory of settings and keys."""
+    home = environment.home()
+    return home / "config" if home else environment.xdg_home("config") / "tinsmith"
 
 
 def cache_dir() -> Path:
-    """Downloads; safe to delete."""
-    override = variable("TINSMITH_HOME")
-    return Path(override).expanduser() / "cache" if override else _xdg("XDG_CACHE_HOME", ".cache")
+    """Return the directory of what can be fetched again; safe to delete."""
+    home = environment.home()
+    return home / "cache" if home else environment.xdg_home("cache") / "tinsmith"
 
 
 def bundled_model_dir() -> Path:
-    """Directory of the model that comes with the package (`BUNDLED_MODEL`)."""
+    """Return the directory of the bundled model inside the package."""
     return Path(__file__).resolve().parent.parent / "bundled" / "tiny"
 
 
-def atomic_write_text(path: Path, text: str, *, mode: int = 0o644) -> None:
-    """Replace `path` by `text` (UTF-8): readers see the old file or the new one, never a part."""
-    atomic_write_bytes(path, text.encode("utf-8"), mode=mode)
+def atomic_write_text(path: str | Path, text: str) -> None:
+    """Replace a file by UTF-8 text; readers see the old content or the new, never a part."""
+    atomic_write_bytes(path, text.encode())
 
 
-def atomic_write_bytes(path: Path, data: bytes, *, mode: int = 0o644) -> None:
-    """Replace `path` by `data`; on disk when it returns."""
+def atomic_write_bytes(path: str | Path, data: bytes) -> None:
+    """Replace a file by bytes; readers see the old content or the new, never a part."""
+    path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    partial = _partial_sibling(path)
     try:
-        with os.fdopen(handle, "wb") as file:
+        with partial.open("xb") as file:
             file.write(data)
             file.flush()
-            os.fchmod(file.fileno(), mode)
             os.fsync(file.fileno())
-        os.replace(name, path)
+        partial.replace(path)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
         raise
-    _sync(path.parent)
+    _sync_directory(path.parent)
 
 
-@contextmanager
-def atomic_directory(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
-    """A new directory that appears at `path`, complete and on disk, when the block succeeds.
+@contextlib.contextmanager
+def atomic_directory(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """Fill a directory that appears under its name only when the body succeeded.
 
-    Inside the block write into the yielded directory. If the block raises, nothing is left.
+    The body writes into the yielded sibling; on an exception nothing is left. With `overwrite` the
+    old directory goes after the new one is complete: for the instant between two renames neither
+    has the name, and a crash right then leaves the old one beside it.
 
     Raises:
-        FileExistsError: `path` exists and `overwrite` is off.
+        AlreadyExistsError: the directory exists and `overwrite` is false.
     """
-    if path.exists() and not overwrite:
-        raise FileExistsError(f"{path} exists")
+    path = Path(path)
+    _require_free(path, overwrite=overwrite)
     path.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    partial = _partial_sibling(path)
+    partial.mkdir()
     try:
-        staging.chmod(0o755)
-        yield staging
-        for item in [*staging.rglob("*"), staging]:
-            _sync(item)
-        if path.exists():
-            if not overwrite:
-                raise FileExistsError(f"{path} exists")
-            old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
-            os.replace(path, old / path.name)
-            os.replace(staging, path)
-            shutil.rmtree(old)
-        else:
-            os.replace(staging, path)
+        yield partial
+        _sync_tree(partial)
+        _publish(partial, path, overwrite=overwrite)
     except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
+        shutil.rmtree(partial, ignore_errors=True)
         raise
-    _sync(path.parent)
+    _sync_directory(path.parent)
 
 
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
+def _publish(partial: Path, path: Path, *, overwrite: bool) -> None:
+    _require_free(path, overwrite=overwrite)
+    if not os.path.lexists(path):
+        partial.rename(path)
+        return
+    old = _partial_sibling(path)
+    path.rename(old)
     try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        partial.rename(path)
+    except OSError:
+        old.rename(path)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _require_free(path: Path, *, overwrite: bool) -> None:
+    if os.path.lexists(path) and not overwrite:
+        raise AlreadyExistsError(f"path={str(path)!r}: exists already", field="path")
+
+
+def _partial_sibling(path: Path) -> Path:
+    # Beside the target, because a rename is atomic only within one file system.
+    return path.parent / f".{path.name[:100]}.{new_id()[:8]}.partial"
+
+
+def _sync_tree(directory: Path) -> None:
+    for folder, _, names in os.walk(directory):
+        for name in names:
+            with Path(folder, name).open("rb") as file:
+                os.fsync(file.fileno())
+        _sync_directory(Path(folder))
+
+
+def _sync_directory(directory: Path) -> None:
+    # Makes a rename survive a power cut; file systems that cannot do it say so by OSError.
+    with contextlib.suppress(OSError):
+        descriptor = os.open(directory, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
