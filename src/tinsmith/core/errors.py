@@ -5,7 +5,7 @@
     │  ├─ DataError              in the data: datum_index, or file and line
     │  ├─ ConfigError            in a setting
     │  ├─ UnknownNameError       a name outside a known set; also a LookupError
-    │  ├─ AlreadyExistsError     nothing is overwritten unasked; also a FileExistsError
+    │  ├─ AlreadyExistsError     nothing is overwritten unasked
     │  └─ MissingExtraError      an optional package is not installed; also an ImportError
     └─ ServerError               our own failure; also a RuntimeError
        └─ EngineDiedError        the engine's process ended
@@ -111,7 +111,7 @@ class UnknownNameError(UserError, LookupError):
     """A name is not among the known ones. Build it with `unknown_name`."""
 
 
-class AlreadyExistsError(UserError, FileExistsError):
+class AlreadyExistsError(UserError):
     """Something of that name exists, and overwriting was not asked for."""
 
 
