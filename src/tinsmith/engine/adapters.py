@@ -1,0 +1,269 @@
+"""Adapters being trained, and immutable snapshots of them.
+
+An `Adapter` keeps all its A and B in one flat buffer, its gradients in a second, and its AdamW
+moments in two more, so that a step, a norm, a clip or a copy is one operation over one tensor, and
+no two adapters share any memory. A pass accumulates into a scratch buffer of its own
+(`Adapter.make_pass`), which becomes part of the adapter only when the pass succeeded.
+
+An `AdapterSnapshot` is a copy that nobody writes to; its id is a hash of what it holds.
+"""
+
+from __future__ import annotations
+
+import math
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from tinsmith.core.errors import ConfigError, UserError
+from tinsmith.core.ids import content_hash
+from tinsmith.engine.lora import LoraPair
+from tinsmith.types import AdamParams, LoraConfig
+
+__all__ = ["LORA_ALPHA", "Adapter", "AdapterPass", "AdapterSnapshot", "LayerShape"]
+
+LORA_ALPHA = 32.0
+"""Tinker's fixed value: products are scaled by 32 / rank."""
+
+MAX_RANK = 1024
+
+
+@dataclass(frozen=True)
+class LayerShape:
+    """Where one layer's A and B lie in an adapter's flat buffers."""
+
+    name: str
+    a_shape: tuple[int, int]
+    b_shape: tuple[int, int]
+    offset: int
+    """Of A; B follows at once."""
+
+    @property
+    def numel(self) -> int:
+        """Elements of A and B together."""
+        return math.prod(self.a_shape) + math.prod(self.b_shape)
+
+    def views(self, flat: Tensor) -> tuple[Tensor, Tensor]:
+        """A and B as views of a flat buffer."""
+        middle = self.offset + math.prod(self.a_shape)
+        a = flat[self.offset : middle].view(self.a_shape)
+        return a, flat[middle : self.offset + self.numel].view(self.b_shape)
+
+
+@dataclass(frozen=True)
+class AdapterPass:
+    """One job's own leaves on an adapter's weights, and the buffer that their gradients go to."""
+
+    weights: Mapping[str, LoraPair]
+    grad: Tensor | None
+    """None in a pass without gradients."""
+
+
+@dataclass(frozen=True)
+class AdapterSnapshot:
+    """Immutable adapter weights for sampling, addressed by their content."""
+
+    id: str
+    lora_config: LoraConfig
+    base_model: str
+    weights: Mapping[str, LoraPair]
+
+    @classmethod
+    def from_weights(
+        cls, weights: Mapping[str, LoraPair], *, lora_config: LoraConfig, base_model: str
+    ) -> AdapterSnapshot:
+        """Hash `weights`, which the snapshot then owns: nobody may write to them any more."""
+        parts = [base_model.encode()]
+        for name in sorted(weights):
+            a, b, scale = weights[name]
+            parts.append(f"{name} {tuple(a.shape)} {tuple(b.shape)} {a.dtype} {scale!r}".encode())
+            parts += [tensor.detach().cpu().contiguous().numpy().tobytes() for tensor in (a, b)]
+        return cls(content_hash(parts), lora_config, base_model, weights)
+
+
+class Adapter:
+    """One adapter in training: weights, accumulated gradient and AdamW state."""
+
+    def __init__(
+        self,
+        lora_config: LoraConfig,
+        shapes: Sequence[LayerShape],
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        self.lora_config = lora_config
+        self.shapes = tuple(shapes)
+        self.scale = LORA_ALPHA / lora_config.rank
+        size = sum(shape.numel for shape in self.shapes)
+        self.flat = nn.Parameter(torch.zeros(size, device=device, dtype=dtype))
+        self.grad: Tensor | None = None
+        """Sum of the gradients since the last step; None when there were none."""
+        self.optimizer = torch.optim.AdamW([self.flat], lr=0.0, fused=True)
+
+    @classmethod
+    def initialize(
+        cls,
+        lora_config: LoraConfig,
+        features: Mapping[str, tuple[int, int]],
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> Adapter:
+        """A fresh adapter: A uniform as PEFT's (Kaiming, a = sqrt(5)), B zero.
+
+        The seed of `lora_config` decides A; where it is None one is drawn and recorded in the
+        adapter's `lora_config`, so that any adapter can be made again.
+
+        Args:
+            lora_config: rank and seed.
+            features: (in, out) features of every layer to adapt, by name.
+            device: where the weights live.
+            dtype: of weights, gradients and moments.
+        """
+        check_rank(lora_config)
+        if lora_config.seed is None:
+            lora_config = lora_config.model_copy(update={"seed": secrets.randbits(31)})
+        shapes = layer_shapes(features, lora_config.rank)
+        adapter = cls(lora_config, shapes, device=device, dtype=dtype)
+        generator = torch.Generator().manual_seed(_seed(lora_config))
+        with torch.no_grad():
+            for shape in shapes:
+                bound = 1 / math.sqrt(shape.a_shape[1])  # what kaiming_uniform_(a=sqrt(5)) gives
+                values = torch.empty(shape.a_shape, dtype=torch.float32)
+                shape.views(adapter.flat)[0].copy_(
+                    values.uniform_(-bound, bound, generator=generator)
+                )
+        return adapter
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps taken."""
+        state = self.optimizer.state.get(self.flat)
+        return int(state["step"].item()) if state else 0
+
+    def make_pass(self, *, backward: bool) -> AdapterPass:
+        """Leaves for one job: they share the weights' memory and own their gradients."""
+        values = self.flat.detach()
+        grad = torch.zeros_like(values) if backward else None
+        weights: dict[str, LoraPair] = {}
+        for shape in self.shapes:
+            a, b = shape.views(values)
+            if grad is not None:
+                a.requires_grad_()
+                b.requires_grad_()
+                # Preset gradients make autograd add in place, into views of one buffer.
+                a.grad, b.grad = shape.views(grad)
+            weights[shape.name] = LoraPair(a, b, self.scale)
+        return AdapterPass(weights, grad)
+
+    def accumulate(self, grad: Tensor) -> None:
+        """Add a finished pass's gradient, taking ownership of the buffer."""
+        if self.grad is None:
+            self.grad = grad
+        else:
+            self.grad.add_(grad)
+
+    def optim_step(self, params: AdamParams) -> dict[str, float]:
+        """One AdamW step on the accumulated gradient, which is then forgotten.
+
+        Without any forward_backward since the last step the gradient is an empty sum, that is
+        zero, and the step is AdamW's on a zero gradient: moments decay, weight decay applies.
+
+        Returns:
+            `grad_norm` (before clipping), `update_norm`, `weight_norm`, `learning_rate`, `step`.
+
+        Raises:
+            UserError: the gradient's norm overflows; nothing was changed.
+        """
+        check_adam_params(params)
+        grad = self.grad if self.grad is not None else torch.zeros_like(self.flat)
+        grad_norm = torch.linalg.vector_norm(grad)
+        if not math.isfinite(grad_norm.item()):
+            raise UserError(
+                f"optim_step: the gradient's norm is {grad_norm.item()}, beyond {grad.dtype}",
+                hint="scale weights or advantages down; the gradient is kept",
+            )
+        if params.grad_clip_norm > 0:
+            # torch.nn.utils.clip_grad_norm_'s formula, on the flat buffer.
+            grad = grad * (params.grad_clip_norm / (grad_norm + 1e-6)).clamp(max=1.0)
+        self.optimizer.param_groups[0].update(
+            lr=params.learning_rate,
+            betas=(params.beta1, params.beta2),
+            eps=params.eps,
+            weight_decay=params.weight_decay,
+        )
+        before = self.flat.detach().clone()
+        self.flat.grad = grad
+        self.optimizer.step()
+        self.flat.grad = None
+        self.grad = None
+        weights = self.flat.detach()
+        metrics = {
+            "grad_norm": grad_norm.item(),
+            "update_norm": torch.linalg.vector_norm(before.sub_(weights)).item(),
+            "weight_norm": torch.linalg.vector_norm(weights).item(),
+            "learning_rate": params.learning_rate,
+            "step": float(self.step),
+        }
+        return {key: value for key, value in metrics.items() if math.isfinite(value)}
+
+    def restore_moments(self, exp_avg: Tensor, exp_avg_sq: Tensor, step: int) -> None:
+        """Continue from saved AdamW state."""
+        self.optimizer.state[self.flat] = {
+            "step": torch.tensor(float(step), dtype=torch.float32, device=self.flat.device),
+            "exp_avg": torch.empty_like(self.flat.detach()).copy_(exp_avg),
+            "exp_avg_sq": torch.empty_like(self.flat.detach()).copy_(exp_avg_sq),
+        }
+
+    def snapshot(self, base_model: str) -> AdapterSnapshot:
+        """An immutable copy of the weights as they are now."""
+        copy = self.flat.detach().clone()
+        weights = {shape.name: LoraPair(*shape.views(copy), self.scale) for shape in self.shapes}
+        return AdapterSnapshot.from_weights(
+            weights, lora_config=self.lora_config, base_model=base_model
+        )
+
+
+def layer_shapes(features: Mapping[str, tuple[int, int]], rank: int) -> list[LayerShape]:
+    """Lay out A [rank, in] and B [out, rank] of each layer, one after another."""
+    shapes: list[LayerShape] = []
+    offset = 0
+    for name, (in_features, out_features) in features.items():
+        shapes.append(LayerShape(name, (rank, in_features), (out_features, rank), offset))
+        offset += shapes[-1].numel
+    return shapes
+
+
+def check_rank(lora_config: LoraConfig) -> None:
+    """Raise ConfigError unless the rank is usable."""
+    if not 1 <= lora_config.rank <= MAX_RANK:
+        raise ConfigError(
+            f"lora_config.rank={lora_config.rank}: must be 1..{MAX_RANK}", field="lora_config.rank"
+        )
+
+
+def check_adam_params(params: AdamParams) -> None:
+    """Raise ConfigError where AdamW would silently do something meaningless."""
+    rules = (
+        ("learning_rate", params.learning_rate >= 0, "must be finite and 0 or more"),
+        ("beta1", 0 <= params.beta1 < 1, "must be in [0, 1)"),
+        ("beta2", 0 <= params.beta2 < 1, "must be in [0, 1)"),
+        ("eps", params.eps > 0, "must be finite and above 0"),
+        ("weight_decay", params.weight_decay >= 0, "must be finite and 0 or more"),
+        ("grad_clip_norm", params.grad_clip_norm >= 0, "must be finite and 0 or more (0: off)"),
+    )
+    for name, holds, rule in rules:
+        value = getattr(params, name)
+        if not (holds and math.isfinite(value)):
+            field = f"adam_params.{name}"
+            raise ConfigError(f"{field}={value}: {rule}", field=field)
+
+
+def _seed(lora_config: LoraConfig) -> int:
+    seed = lora_config.seed
+    assert seed is not None, "filled in by the caller"
+    return seed % 2**63

@@ -1,0 +1,235 @@
+"""The engine: one base model, many adapters, training passes, snapshots and the sampler.
+
+Everything here runs on one thread. A call takes a list of jobs and returns, in the same order, a
+result or an error for each: a bad job fails alone and leaves its adapter as it was.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+import torch
+
+from tinsmith.core.errors import ServerError, TinsmithError, UserError
+from tinsmith.engine import checkpoints
+from tinsmith.engine.adapters import Adapter, AdapterSnapshot
+from tinsmith.engine.base_model import load_base_model
+from tinsmith.engine.datums import check_job
+from tinsmith.engine.jobs import BaseModelInfo, EngineLimits, ForwardBackwardJob, OptimStepJob
+from tinsmith.engine.passes import JobRun, run_pass
+from tinsmith.types import ForwardBackwardOutput, LoraConfig, OptimStepResponse, TensorData
+
+if TYPE_CHECKING:
+    from tinsmith.engine.sampler import Sampler
+
+__all__ = ["Engine"]
+
+logger = logging.getLogger(__name__)
+
+
+class Engine:
+    """Trains and samples any number of LoRA adapters over one frozen base model.
+
+    Args:
+        base_model: `tinsmith/tiny`, a local directory, or a Hub name.
+        device: default CUDA where available, else the CPU.
+        dtype: default bfloat16 on CUDA, float32 elsewhere.
+        limits: bounds on batch shapes.
+    """
+
+    def __init__(
+        self,
+        base_model: str,
+        *,
+        device: str | torch.device | None = None,
+        dtype: torch.dtype | None = None,
+        limits: EngineLimits | None = None,
+    ) -> None:
+        self.base = load_base_model(base_model, device, dtype)
+        self.limits = limits or EngineLimits()
+        self._adapters: dict[str, Adapter] = {}
+        self._snapshots: dict[str, AdapterSnapshot] = {}
+        self._sampler: Sampler | None = None
+
+    @property
+    def info(self) -> BaseModelInfo:
+        """What a client may know about the base model."""
+        return self.base.info
+
+    @property
+    def snapshots(self) -> Mapping[str, AdapterSnapshot]:
+        """Loaded snapshots by id (a live, read-only view)."""
+        return MappingProxyType(self._snapshots)
+
+    @property
+    def sampler(self) -> Sampler:
+        """The sampler over this engine's base model and snapshots, made on first use."""
+        if self._sampler is None:
+            from tinsmith.engine.sampler import Sampler
+
+            self._sampler = Sampler(self.base, self.snapshots, self.limits)
+        return self._sampler
+
+    def create_adapter(self, adapter_id: str, lora_config: LoraConfig) -> LoraConfig:
+        """A fresh adapter.
+
+        Returns:
+            The config with the seed that was used.
+
+        Raises:
+            UserError: the id is taken.
+            ConfigError: the rank is out of range, or nothing would be trained.
+        """
+        if adapter_id in self._adapters:
+            raise UserError(f"adapter {adapter_id!r} exists", field="model_id")
+        adapter = Adapter.initialize(
+            lora_config,
+            checkpoints.layer_features(self.base, lora_config),
+            device=self.base.device,
+            dtype=self.base.adapter_dtype,
+        )
+        self._adapters[adapter_id] = adapter
+        return adapter.lora_config
+
+    def unload_adapter(self, adapter_id: str) -> None:
+        """Forget an adapter and free its memory; its snapshots stay."""
+        self._adapter(adapter_id)
+        del self._adapters[adapter_id]
+
+    def has_adapter(self, adapter_id: str) -> bool:
+        """Whether the adapter is loaded."""
+        return adapter_id in self._adapters
+
+    def adapter_config(self, adapter_id: str) -> LoraConfig:
+        """The adapter's config, seed filled in."""
+        return self._adapter(adapter_id).lora_config
+
+    def forward_backward(
+        self, jobs: Sequence[ForwardBackwardJob]
+    ) -> list[ForwardBackwardOutput | TinsmithError]:
+        """Losses of all jobs in one pass, and gradients of those that are not forward-only.
+
+        Gradients are sums over tokens and datums, and add up until the adapter's next step. If the
+        pass itself dies (out of memory), no gradient changes.
+
+        Returns:
+            For each job its logprobs and metrics, or why it was refused.
+        """
+        results: list[ForwardBackwardOutput | TinsmithError | None] = [None] * len(jobs)
+        runs: dict[int, JobRun] = {}
+        for index, job in enumerate(jobs):
+            try:
+                adapter = self._adapter(job.adapter_id)
+                checked = check_job(job, self.info)
+                runs[index] = JobRun(checked, adapter.make_pass(backward=not job.forward_only))
+            except TinsmithError as error:
+                results[index] = error
+        try:
+            run_pass(self.base, list(runs.values()), self.limits)
+        except torch.OutOfMemoryError as error:
+            for index in runs:
+                results[index] = _out_of_memory(error)
+            runs = {}
+        for index, run in runs.items():
+            problem = run.problem()
+            if problem is None and run.adapter.grad is not None:
+                self._adapter(jobs[index].adapter_id).accumulate(run.adapter.grad)
+            results[index] = problem or _output(run)
+        return [result for result in results if result is not None]
+
+    def optim_step(self, jobs: Sequence[OptimStepJob]) -> list[OptimStepResponse | TinsmithError]:
+        """One AdamW step for each job, on its own adapter and with its own settings."""
+        results: list[OptimStepResponse | TinsmithError] = []
+        for job in jobs:
+            try:
+                metrics = self._adapter(job.adapter_id).optim_step(job.params)
+                results.append(OptimStepResponse(metrics=metrics))
+            except TinsmithError as error:
+                results.append(error)
+        return results
+
+    def save_state(self, adapter_id: str, directory: Path) -> None:
+        """Write weights, AdamW moments and step; an existing directory is replaced.
+
+        A gradient that was accumulated and not stepped is not part of a checkpoint.
+        """
+        adapter = self._adapter(adapter_id)
+        if adapter.grad is not None:
+            logger.warning(
+                "adapter %s is saved with a gradient accumulated since its last step, which is "
+                "not part of a checkpoint",
+                adapter_id,
+            )
+        checkpoints.write_state(adapter, self.base, directory)
+
+    def load_state(self, adapter_id: str, directory: Path, *, with_optimizer: bool) -> LoraConfig:
+        """Replace the adapter, or create it, by what `save_state` wrote.
+
+        Without the optimizer it starts from zero moments at step 0. An accumulated gradient is
+        dropped either way.
+        """
+        adapter = checkpoints.read_state(self.base, directory, with_optimizer=with_optimizer)
+        self._adapters[adapter_id] = adapter
+        return adapter.lora_config
+
+    def save_sampler_weights(self, adapter_id: str, directory: Path) -> str:
+        """Write a PEFT directory of the weights as they are now, and load it as a snapshot.
+
+        Returns:
+            The snapshot's id, which `load_snapshot` of the directory gives again.
+        """
+        snapshot = self._adapter(adapter_id).snapshot(self.info.name)
+        checkpoints.write_peft(snapshot, self.base, directory)
+        return self._keep(snapshot)
+
+    def snapshot(self, adapter_id: str) -> str:
+        """An immutable copy of the weights as they are now, in memory only; returns its id."""
+        return self._keep(self._adapter(adapter_id).snapshot(self.info.name))
+
+    def load_snapshot(self, directory: Path) -> str:
+        """Load a PEFT LoRA directory of this base model as a snapshot; returns its id."""
+        return self._keep(checkpoints.read_peft(self.base, directory))
+
+    def release_snapshot(self, snapshot_id: str) -> None:
+        """Forget a snapshot. Unknown ids are ignored, so that a release may be repeated."""
+        self._snapshots.pop(snapshot_id, None)
+
+    def _keep(self, snapshot: AdapterSnapshot) -> str:
+        return self._snapshots.setdefault(snapshot.id, snapshot).id
+
+    def _adapter(self, adapter_id: str) -> Adapter:
+        adapter = self._adapters.get(adapter_id)
+        if adapter is None:
+            raise UserError(
+                f"adapter {adapter_id!r} is not loaded",
+                field="model_id",
+                hint="create the model, or load one of its checkpoints",
+            )
+        return adapter
+
+
+def _output(run: JobRun) -> ForwardBackwardOutput:
+    signal = run.checked.spec.signal
+    metrics = {f"{key}:sum": value for key, value in run.sums.items()}
+    metrics["tokens:sum"] = float(sum(len(datum.tokens) for datum in run.checked.data))
+    metrics["loss_tokens:sum"] = float(
+        sum(int((datum.inputs[signal] != 0).any(-1).sum()) for datum in run.checked.data)
+    )
+    outputs: list[dict[str, TensorData]] = []
+    for logprobs in run.logprobs:
+        assert logprobs is not None, "every datum was in some micro-batch"
+        outputs.append({"logprobs": TensorData.from_numpy(logprobs.float().numpy())})
+    return ForwardBackwardOutput(
+        loss_fn_output_type="ArrayRecord", loss_fn_outputs=outputs, metrics=metrics
+    )
+
+
+def _out_of_memory(error: torch.OutOfMemoryError) -> ServerError:
+    return ServerError(
+        f"the pass ran out of memory and changed nothing: {str(error).splitlines()[0]}",
+        hint="lower max_microbatch_tokens or send shorter sequences",
+    )

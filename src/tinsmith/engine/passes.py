@@ -1,0 +1,197 @@
+"""One forward (and backward) pass over the datums of many jobs.
+
+`run_pass` cuts the datums of all jobs into micro-batches, and each micro-batch's rows into one
+segment a job, so that jobs of different adapters, ranks and losses share every matrix product with
+the base model and nothing else: each job has its own leaves and its own gradient buffer. Jobs
+without gradients get micro-batches of their own, which build no graph.
+
+Shapes: B rows and T positions of a micro-batch, N real positions, H hidden, K targets a position.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from tinsmith.core.errors import TinsmithError, UserError
+from tinsmith.engine.adapters import AdapterPass
+from tinsmith.engine.base_model import BaseModel
+from tinsmith.engine.batching import plan_microbatches
+from tinsmith.engine.datums import CheckedDatum, CheckedJob
+from tinsmith.engine.head import HeadRun, run_head
+from tinsmith.engine.jobs import EngineLimits
+from tinsmith.engine.lora import RowSpan, Segment
+
+__all__ = ["JobRun", "run_pass"]
+
+
+@dataclass
+class JobRun:
+    """One job of a pass: what it needs, and what came out of it."""
+
+    checked: CheckedJob
+    adapter: AdapterPass
+    logprobs: list[Tensor | None] = field(default_factory=list)
+    """Of each datum, in the shape of its target_tokens: filled in."""
+    sums: dict[str, float] = field(default_factory=dict)
+    """Loss and diagnostics summed over tokens and datums: filled in."""
+
+    @property
+    def backward(self) -> bool:
+        """Whether gradients are wanted."""
+        return self.adapter.grad is not None
+
+    def problem(self) -> TinsmithError | None:
+        """Why the results must not be used: something is not finite."""
+        for index, logprobs in enumerate(self.logprobs):
+            if logprobs is not None and not bool(torch.isfinite(logprobs).all()):
+                return UserError(
+                    f"datum {index}: the model's logprobs are not finite, so the adapter's weights "
+                    "have diverged",
+                    field="data",
+                    hint="load an earlier checkpoint and lower the learning rate",
+                )
+        if not all(map(math.isfinite, self.sums.values())):
+            return UserError(
+                f"loss {self.checked.spec.name} is not finite "
+                f"({', '.join(f'{k}={v:g}' for k, v in self.sums.items())}); nothing was "
+                "accumulated",
+                field="data",
+                hint="check the logprobs, advantages and weights of the data",
+            )
+        if self.adapter.grad is not None and not bool(torch.isfinite(self.adapter.grad).all()):
+            return UserError(
+                "the gradient is not finite; nothing was accumulated",
+                field="data",
+                hint="scale weights or advantages down",
+            )
+        return None
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One datum of one job."""
+
+    job: JobRun
+    index: int
+
+    @property
+    def datum(self) -> CheckedDatum:
+        return self.job.checked.data[self.index]
+
+    @property
+    def length(self) -> int:
+        return len(self.datum.tokens)
+
+
+def run_pass(base: BaseModel, jobs: Sequence[JobRun], limits: EngineLimits) -> None:
+    """Run all jobs, filling in their results and their own gradient buffers.
+
+    Nothing else is written: whoever calls decides, job by job, whether the gradients count.
+    """
+    for job in jobs:
+        job.logprobs = [None] * len(job.checked.data)
+    for backward in (True, False):
+        rows = [
+            _Row(job, index)
+            for job in jobs
+            if job.backward is backward
+            for index in range(len(job.checked.data))
+        ]
+        plan = plan_microbatches([row.length for row in rows], limits.max_microbatch_tokens)
+        for indices in plan:
+            _run_microbatch(base, [rows[i] for i in indices], limits, backward=backward)
+
+
+def _run_microbatch(
+    base: BaseModel, rows: Sequence[_Row], limits: EngineLimits, *, backward: bool
+) -> None:
+    lengths = torch.tensor([row.length for row in rows])
+    width = int(lengths.max())
+    tokens = torch.zeros(len(rows), width, dtype=torch.int64)
+    for i, row in enumerate(rows):
+        tokens[i, : row.length] = row.datum.tokens
+    segments = [
+        Segment(slice(start, stop), rows[start].job.adapter.weights)
+        for start, stop in _neighbours([id(row.job) for row in rows])
+    ]
+    with base.router.use(segments), torch.set_grad_enabled(backward):
+        hidden = base.hidden_states(tokens.to(base.device))
+    flat = hidden.detach().flatten(0, 1)
+    real = None  # positions that are not padding, where there is padding
+    if int(lengths.min()) < width:
+        real = (torch.arange(width) < lengths[:, None]).flatten().nonzero().squeeze(-1)
+        real = real.to(base.device)
+        flat = flat.index_select(0, real)
+    offsets = [0, *lengths.cumsum(0).tolist()]
+    spans = [
+        RowSpan(offsets[segment.rows.start], offsets[segment.rows.stop], pair)
+        for segment in segments
+        if (pair := segment.weights.get(base.head.name)) is not None
+    ]
+    runs = list(_head_runs(rows, offsets, base))
+    grad = run_head(
+        base.head,
+        flat,
+        [run for run, _ in runs],
+        spans,
+        max_elements=limits.max_head_elements,
+        backward=backward,
+    )
+    for run, members in runs:
+        _collect(run, members)
+    if grad is not None and hidden.requires_grad:
+        if real is not None:
+            grad = torch.zeros_like(hidden).flatten(0, 1).index_copy_(0, real, grad)
+        hidden.backward(grad.view(hidden.shape))
+
+
+def _head_runs(
+    rows: Sequence[_Row], offsets: Sequence[int], base: BaseModel
+) -> Iterator[tuple[HeadRun, Sequence[_Row]]]:
+    """Neighbouring rows of one job with equally many targets, concatenated."""
+    keys = [(id(row.job), row.datum.targets.shape[1]) for row in rows]
+    for start, stop in _neighbours(keys):
+        members = rows[start:stop]
+        checked = members[0].job.checked
+        data = [row.datum for row in members]
+        targets = torch.cat([datum.targets for datum in data]).to(base.device)
+        dtype = torch.float64 if base.dtype == torch.float64 else torch.float32
+        yield (
+            HeadRun(
+                start=offsets[start],
+                stop=offsets[stop],
+                spec=checked.spec,
+                config=checked.config,
+                targets=targets,
+                inputs={
+                    key: torch.cat([datum.inputs[key] for datum in data]).to(base.device, dtype)
+                    for key in data[0].inputs
+                },
+                logprobs=torch.empty(targets.shape, device=base.device, dtype=dtype),
+            ),
+            members,
+        )
+
+
+def _collect(run: HeadRun, members: Sequence[_Row]) -> None:
+    """Hand a run's results to the job that owns it."""
+    job = members[0].job
+    pieces = run.logprobs.cpu().split([row.length for row in members])
+    for row, logprobs in zip(members, pieces, strict=True):
+        job.logprobs[row.index] = logprobs.reshape(row.datum.shape)
+    for key, value in run.sums.items():
+        job.sums[key] = job.sums.get(key, 0.0) + float(value)
+
+
+def _neighbours(keys: Sequence[object]) -> Iterator[tuple[int, int]]:
+    """Ranges [start, stop) of equal neighbouring keys."""
+    start = 0
+    for i in range(1, len(keys) + 1):
+        if i == len(keys) or keys[i] != keys[start]:
+            yield start, i
+            start = i
