@@ -4,6 +4,7 @@ Exit codes: 0 ok, 1 failed, 2 usage, 130 interrupted. Messages go to stderr as `
 `hint: ...` below; `--debug` anywhere on the line adds the traceback.
 """
 
+import logging
 import os
 import sys
 import traceback
@@ -12,7 +13,8 @@ from collections.abc import Sequence
 import click
 
 from tinsmith.cli.lazy import LazyCommand, LazyGroup
-from tinsmith.core.errors import ConfigError, TinsmithError
+from tinsmith.core import environment
+from tinsmith.core.errors import ConfigError, TinsmithError, unknown_name
 
 __all__ = ["main", "tinsmith"]
 
@@ -33,14 +35,24 @@ COMMANDS = {
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
 
-@click.group(
-    cls=LazyGroup, lazy=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]}
-)
+@click.group(cls=LazyGroup, lazy=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
 def tinsmith() -> None:
     """Fine-tune language models through four primitives, from a laptop to a cluster.
 
     Start with `tinsmith demo`. Add --debug to any command to see tracebacks.
     """
+    level = environment.log_level()
+    if level is not None:
+        _show_logs(level)
+
+
+def _show_logs(level: str) -> None:
+    """Send our log records to stderr: the library configures no handler, its command does."""
+    known = logging.getLevelNamesMapping()
+    if level.upper() not in known:
+        raise unknown_name("log level", level, [name.lower() for name in known], "TINSMITH_LOG")
+    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger("tinsmith").setLevel(known[level.upper()])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,14 +1,17 @@
 """`tinsmith chat`: a conversation in the terminal."""
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 import click
 
-from tinsmith.cli.options import base_url_option, model_option, renderer_option, sampling_options
+from tinsmith.cli.options import (
+    base_url_option,
+    model_option,
+    renderer_option,
+    sampling_options,
+    sampling_params,
+)
 from tinsmith.cli.sources import find_source, open_source
-
-if TYPE_CHECKING:
-    from tinsmith.renderers import Message
 
 __all__ = ["chat"]
 
@@ -24,52 +27,42 @@ HELP = "/new starts over, /undo takes the last exchange back, /quit (or Ctrl-D) 
 def chat(
     model: str,
     system: str | None,
-    max_tokens: int,
-    temperature: float,
-    top_k: int,
-    top_p: float,
-    seed: int | None,
     renderer: str | None,
     base_url: str | None,
+    **sampling: Any,
 ) -> None:
     """Talk with a model in the terminal.
 
     The model sees the whole conversation; /new starts over and /quit leaves.
     """
     from tinsmith.renderers import Message
-    from tinsmith.types import SamplingParams
 
     opened = open_source(find_source(model), base_url=base_url, renderer=renderer)
-    params = SamplingParams(
-        max_tokens=max_tokens,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        seed=seed,
-        stop=opened.renderer.get_stop_sequences(),
-    )
-    opening = [Message(role="system", content=system)] if system else []
+    params = sampling_params(sampling, opened.renderer.get_stop_sequences())
+    opening = [{"role": "system", "content": system}] if system else []
     history: list[Message] = list(opening)
     click.echo(f"{opened.source.label}; {HELP}", err=True)
     while (line := _read_line()) is not None:
         if line == "/quit":
             break
         if line in {"/new", "/undo"}:
-            history = list(opening) if line == "/new" else history[: max(len(opening), len(history) - 2)]
+            history = (
+                list(opening) if line == "/new" else history[: max(len(opening), len(history) - 2)]
+            )
             continue
         if line.startswith("/"):
             click.echo(HELP, err=True)
             continue
         if not line:
             continue
-        history.append(Message(role="user", content=line))
+        history.append({"role": "user", "content": line})
         prompt = opened.renderer.build_generation_prompt(history)
         response = opened.client.sample(
             prompt=prompt, num_samples=1, sampling_params=params
         ).result()
-        answer, _ = opened.renderer.parse_response(list(response.sequences[0].tokens))
+        answer = opened.renderer.parse_response(response.sequences[0].tokens).message
         history.append(answer)
-        click.echo(str(answer.content))
+        click.echo(answer["content"])
 
 
 def _read_line() -> str | None:

@@ -1,8 +1,24 @@
 """Options that several commands share."""
 
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
 import click
 
-__all__ = ["base_url_option", "json_option", "model_option", "renderer_option", "sampling_options"]
+if TYPE_CHECKING:
+    from tinsmith.types import SamplingParams
+
+__all__ = [
+    "base_url_option",
+    "json_option",
+    "model_option",
+    "renderer_option",
+    "sampling_options",
+    "sampling_params",
+]
+
+# Any: a decorator hands back the command it was given, whatever its flags.
+Command = TypeVar("Command", bound=Callable[..., Any])
 
 model_option = click.option(
     "-m",
@@ -24,20 +40,36 @@ renderer_option = click.option(
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
-def sampling_options(command: click.Command) -> click.Command:
+def sampling_options(command: Command) -> Command:
     """Add the options of `SamplingParams` to a command."""
     for option in (
         click.option("--seed", type=int, help="Fixes the tokens that are drawn."),
         click.option("--top-p", type=click.FloatRange(0, 1), default=1.0, show_default=True),
         click.option("--top-k", type=int, default=-1, help="-1 keeps every token."),
         click.option(
-            "--temperature", type=click.FloatRange(0), default=0.7, show_default=True,
+            "--temperature",
+            type=click.FloatRange(0),
+            default=0.7,
+            show_default=True,
             help="0 takes the likeliest token each time.",
         ),
         click.option(
-            "--max-tokens", type=click.IntRange(1), default=200, show_default=True,
+            "--max-tokens",
+            type=click.IntRange(1),
+            default=200,
+            show_default=True,
             help="The longest answer, in tokens.",
         ),
     ):
         command = option(command)
     return command
+
+
+def sampling_params(
+    options: dict[str, Any],  # Any: the values of the flags above, checked by SamplingParams
+    stop: Sequence[str] | Sequence[int] | None,
+) -> "SamplingParams":
+    """Return the parameters that a command's sampling options name."""
+    from tinsmith.types import SamplingParams
+
+    return SamplingParams(**options, stop=stop)

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,6 +12,7 @@ from tinsmith.cli.options import (
     model_option,
     renderer_option,
     sampling_options,
+    sampling_params,
 )
 from tinsmith.cli.sources import OpenSource, find_source, open_source
 from tinsmith.core.errors import UserError
@@ -38,33 +39,20 @@ def sample(
     system: str | None,
     raw: bool,
     num_samples: int,
-    max_tokens: int,
-    temperature: float,
-    top_k: int,
-    top_p: float,
-    seed: int | None,
     renderer: str | None,
     base_url: str | None,
     as_json: bool,
+    **sampling: Any,
 ) -> None:
     """Answer one prompt.
 
     PROMPT is what the user says; `-` reads it from standard input.
     """
-    from tinsmith.types import SamplingParams
-
     text = sys.stdin.read() if prompt == "-" else prompt
     if raw and system:
         raise click.UsageError("--system needs a chat turn; leave out --raw")
     opened = open_source(find_source(model), base_url=base_url, renderer=renderer)
-    params = SamplingParams(
-        max_tokens=max_tokens,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        seed=seed,
-        stop=None if raw else opened.renderer.get_stop_sequences(),
-    )
+    params = sampling_params(sampling, None if raw else opened.renderer.get_stop_sequences())
     prompt_tokens = _prompt(opened, text, system=system, raw=raw)
     response = opened.client.sample(
         prompt=prompt_tokens, num_samples=num_samples, sampling_params=params
@@ -73,7 +61,6 @@ def sample(
 
 
 def _prompt(opened: OpenSource, text: str, *, system: str | None, raw: bool) -> "ModelInput":
-    from tinsmith.renderers import Message
     from tinsmith.types import ModelInput
 
     if raw:
@@ -81,8 +68,8 @@ def _prompt(opened: OpenSource, text: str, *, system: str | None, raw: bool) -> 
         if not tokens:
             raise UserError("prompt: is empty", field="prompt", hint="say something")
         return ModelInput.from_ints(tokens)
-    messages = [Message(role="system", content=system)] if system else []
-    messages.append(Message(role="user", content=text))
+    messages = [{"role": "system", "content": system}] if system else []
+    messages.append({"role": "user", "content": text})
     return opened.renderer.build_generation_prompt(messages)
 
 
@@ -111,5 +98,4 @@ def answer_text(opened: OpenSource, tokens: list[int], *, raw: bool = False) -> 
     """Return the text of sampled tokens: the message's content, or everything with `raw`."""
     if raw:
         return opened.renderer.tokenizer.decode(tokens)
-    message, _ = opened.renderer.parse_response(tokens)
-    return str(message.content)
+    return str(opened.renderer.parse_response(tokens).message["content"])

@@ -1,7 +1,7 @@
 """What `--model` may name: a base model, a `tinker://` address, or a run's folder.
 
-`find_source` turns the text a person typed into a `Source`; `open_source` opens a sampling client on
-it together with the tokenizer and the renderer that its model speaks.
+`find_source` turns the text a person typed into a `Source`; `open_source` opens a sampling client
+on it, together with the renderer that its model speaks.
 """
 
 import json
@@ -96,10 +96,11 @@ def open_source(source: Source, *, base_url: str | None, renderer: str | None) -
         model_path=source.model_path, base_model=source.base_model
     ).result()
     base_model = source.base_model or client.get_base_model()
-    name = renderer or source.renderer or recommended_renderer(base_model)
+    tokenizer = get_tokenizer(base_model)
+    name = renderer or source.renderer or recommended_renderer(base_model, tokenizer)
     return OpenSource(
         source=source,
         service=service,
         client=client,
-        renderer=get_renderer(name, get_tokenizer(base_model)),
+        renderer=get_renderer(name, tokenizer),
     )
