@@ -3,8 +3,8 @@
 `LOSSES` maps a name to its `LossSpec`: which inputs a datum must carry, which settings it takes,
 and `fn(logprobs, inputs, config)`, which returns the loss of every token (summed by the caller,
 never averaged) and diagnostics of every token (summed too). All are separable over tokens, so a
-caller may evaluate them on any slice. `check_loss_config` and `check_loss_inputs` turn what a user
-sent into what `fn` takes, or say which field of which datum is wrong.
+caller may evaluate them on any slice. What a loss accepts, and the checks that turn what a user
+sent into what `fn` takes, need no torch and are in `loss_inputs`.
 
 Source: the loss table of the Tinker documentation. PPO clips the ratio itself (bounds, not
 epsilons; Schulman et al. 2017, eq. 7, per token); CISPO as in MiniMax-M1 (2025), eq. 4, summed;
@@ -15,20 +15,25 @@ Shapes: N tokens of a datum, K targets per token. lp: logprobs of the learner, q
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tinsmith.core.errors import ConfigError, DataError, unknown_name
+from tinsmith.algorithms.loss_inputs import (
+    LOSS_INPUTS,
+    LossInputs,
+    check_loss_config,
+    check_loss_inputs,
+)
+from tinsmith.core.errors import unknown_name
 
 __all__ = [
     "LOSSES",
     "LossFn",
+    "LossInputs",
     "LossSpec",
     "check_loss_config",
     "check_loss_inputs",
@@ -45,20 +50,11 @@ LossFn = Callable[[Tensor, Mapping[str, Tensor], Mapping[str, float]], TokenLoss
 """(logprobs, inputs, config) to (loss of every token, diagnostics of every token)."""
 
 
-@dataclass(frozen=True)
-class LossSpec:
-    """One loss: its function and what it accepts."""
+@dataclass(frozen=True, kw_only=True)
+class LossSpec(LossInputs):
+    """One loss: what it accepts, and its function."""
 
-    name: str
     fn: LossFn
-    required_inputs: tuple[str, ...]
-    """Keys besides `target_tokens`; each has the shape of `target_tokens`."""
-    optional_inputs: tuple[str, ...] = ()
-    config_defaults: Mapping[str, float] = field(default_factory=dict)
-    signal: str = "advantages"
-    """The input whose non-zero entries are counted as `loss_tokens`."""
-    several_targets: bool = False
-    """Whether `target_tokens` may be (N, K)."""
 
 
 def cross_entropy(
@@ -150,29 +146,14 @@ def _kl_k1(logprobs: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
     return torch.where(inputs["advantages"] != 0, gap, torch.zeros_like(gap))
 
 
-_RL_INPUTS = ("logprobs", "advantages")
-
 LOSSES: dict[str, LossSpec] = {
-    spec.name: spec
-    for spec in (
-        LossSpec(
-            "cross_entropy", cross_entropy, ("weights",), signal="weights", several_targets=True
-        ),
-        LossSpec("importance_sampling", importance_sampling, _RL_INPUTS),
-        LossSpec(
-            "ppo",
-            ppo,
-            _RL_INPUTS,
-            config_defaults={"clip_low_threshold": 0.8, "clip_high_threshold": 1.2},
-        ),
-        LossSpec(
-            "cispo",
-            cispo,
-            _RL_INPUTS,
-            config_defaults={"clip_low_threshold": 0.0, "clip_high_threshold": 4.0},
-        ),
-        # Tinker states no default for beta; 0.05 is the value of its example.
-        LossSpec("dro", dro, _RL_INPUTS, config_defaults={"beta": 0.05}),
+    name: LossSpec(**vars(LOSS_INPUTS[name]), fn=fn)
+    for name, fn in (
+        ("cross_entropy", cross_entropy),
+        ("importance_sampling", importance_sampling),
+        ("ppo", ppo),
+        ("cispo", cispo),
+        ("dro", dro),
     )
 }
 
@@ -187,119 +168,3 @@ def find_loss(name: str) -> LossSpec:
     if spec is None:
         raise unknown_name("loss_fn", name, sorted(LOSSES), field="loss_fn")
     return spec
-
-
-def check_loss_config(spec: LossSpec, config: Mapping[str, float | str] | None) -> dict[str, float]:
-    """The loss's settings: defaults overlaid with `config`.
-
-    Raises:
-        ConfigError: a key that the loss does not take, or a value that is no sensible number.
-    """
-    resolved = dict(spec.config_defaults)
-    for key, value in (config or {}).items():
-        if key not in spec.config_defaults:
-            allowed = ", ".join(spec.config_defaults) or "none"
-            raise ConfigError(
-                f"loss_fn_config.{key}: {spec.name} takes no such setting (it takes: {allowed})",
-                field=f"loss_fn_config.{key}",
-            )
-        if isinstance(value, str) or not math.isfinite(value) or value < 0:
-            raise ConfigError(
-                f"loss_fn_config.{key}={value!r}: must be a finite number, 0 or more",
-                field=f"loss_fn_config.{key}",
-            )
-        resolved[key] = float(value)
-    low, high = resolved.get("clip_low_threshold"), resolved.get("clip_high_threshold")
-    if low is not None and high is not None and low > high:
-        raise ConfigError(
-            f"loss_fn_config.clip_low_threshold={low:g}: must not exceed "
-            f"clip_high_threshold={high:g} (both bound the probability ratio itself)",
-            field="loss_fn_config.clip_low_threshold",
-        )
-    return resolved
-
-
-def check_loss_inputs(
-    spec: LossSpec,
-    inputs: Mapping[str, np.ndarray],
-    *,
-    num_tokens: int,
-    vocab_size: int,
-    datum_index: int,
-) -> dict[str, np.ndarray]:
-    """A datum's loss inputs, each in its dtype and all in the shape of `target_tokens`.
-
-    Args:
-        spec: the loss.
-        inputs: arrays by key, as the user sent them.
-        num_tokens: length of the datum's model input.
-        vocab_size: targets must lie in [0, vocab_size).
-        datum_index: position of the datum in its request, for messages.
-
-    Raises:
-        DataError: a missing or unexpected key, a wrong shape, a token outside the vocabulary, or a
-            value that is not finite.
-    """
-    wanted = ("target_tokens", *spec.required_inputs)
-    for key in wanted:
-        if key not in inputs:
-            raise _bad_input(datum_index, key, f"missing; {spec.name} needs {', '.join(wanted)}")
-    for key in inputs:
-        if key not in wanted and key not in spec.optional_inputs:
-            raise _bad_input(
-                datum_index, key, f"unexpected; {spec.name} takes {', '.join(wanted)} only"
-            )
-    targets = inputs["target_tokens"]
-    _check_targets(spec, targets, num_tokens, vocab_size, datum_index)
-    checked = {"target_tokens": targets.astype(np.int64, copy=False)}
-    for key in inputs.keys() - {"target_tokens"}:
-        values = inputs[key]
-        if values.shape != targets.shape:
-            raise _bad_input(
-                datum_index,
-                key,
-                f"shape {values.shape} must equal target_tokens' shape {targets.shape}",
-            )
-        values = values.astype(np.float32, copy=False)
-        if not np.isfinite(values).all():
-            where = tuple(int(i) for i in np.argwhere(~np.isfinite(values))[0])
-            raise _bad_input(
-                datum_index, key, f"value {values[where]} at position {where[0]} is not finite"
-            )
-        checked[key] = values
-    return checked
-
-
-def _check_targets(
-    spec: LossSpec, targets: np.ndarray, num_tokens: int, vocab_size: int, datum_index: int
-) -> None:
-    name = "target_tokens"
-    if targets.dtype.kind not in "iu":
-        raise _bad_input(datum_index, name, f"dtype {targets.dtype} must be an integer type")
-    if targets.ndim != 1 and not (targets.ndim == 2 and spec.several_targets):
-        allowed = "(N,) or (N, K)" if spec.several_targets else "(N,)"
-        raise _bad_input(
-            datum_index, name, f"shape {targets.shape} must be {allowed} for {spec.name}"
-        )
-    if targets.shape[0] != num_tokens or 0 in targets.shape:
-        raise _bad_input(
-            datum_index,
-            name,
-            f"length {targets.shape[0]} must equal the model input's length {num_tokens}"
-            if targets.shape[0] != num_tokens
-            else "holds no targets",
-        )
-    outside = (targets < 0) | (targets >= vocab_size)
-    if outside.any():
-        where = tuple(int(i) for i in np.argwhere(outside)[0])
-        raise _bad_input(
-            datum_index,
-            name,
-            f"token {targets[where]} at position {where[0]} is outside the vocabulary of "
-            f"{vocab_size}",
-        )
-
-
-def _bad_input(datum_index: int, key: str, problem: str) -> DataError:
-    name = f"loss_fn_inputs.{key}"
-    return DataError(f"{name}: {problem}", field=name, datum_index=datum_index)
