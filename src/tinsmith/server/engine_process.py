@@ -1,0 +1,299 @@
+"""The engine's process: one base model, fed through a pipe, blocked when there is nothing to do.
+
+A reader thread moves messages from the pipe to the inbox, so the API's writes never wait for a
+computation. The main thread runs `EngineLoop`: calls in arrival order, sampler steps in between;
+when both have work they share the time evenly. The process ends when told to, or at once when the
+pipe closes, which is how it learns that the API process is gone.
+
+Started by `EngineClient` as `python -m tinsmith.server.engine_process --fd N`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tinsmith.core.errors import ServerError, TinsmithError, UserError
+from tinsmith.core.jsonio import dumps
+from tinsmith.core.paths import atomic_directory
+from tinsmith.engine.jobs import SampleJob, SampleResult
+from tinsmith.server.checkpoints import RECORD_FILE
+from tinsmith.server.messages import (
+    Call,
+    Command,
+    CreateAdapter,
+    EngineSettings,
+    LoadSnapshot,
+    LoadState,
+    Ready,
+    ReleaseSnapshot,
+    Reply,
+    RunForwardBackward,
+    RunOptimStep,
+    SaveSamplerWeights,
+    SaveState,
+    StartFailed,
+    Stop,
+    TakeSnapshot,
+    UnloadAdapter,
+    decode,
+    encode,
+)
+
+if TYPE_CHECKING:
+    from tinsmith.engine.engine import Engine
+
+logger = logging.getLogger(__name__)
+
+Send = Callable[[object], None]
+
+
+class EngineLoop:
+    """Runs an engine on the messages of an inbox."""
+
+    def __init__(self, engine: Engine, inbox: queue.SimpleQueue[object], send: Send) -> None:
+        self._engine = engine
+        self._inbox = inbox
+        self._send = send
+        self._calls: deque[Call] = deque()
+        self._sampling: set[str] = set()
+        self._stopping = False
+        self._call_s = 0.0
+        self._sample_s = 0.0
+
+    def run(self) -> None:
+        """Works until `Stop` arrives and the calls before it are done."""
+        while True:
+            self._take_messages()
+            if self._calls and self._is_turn_of_calls():
+                started = time.perf_counter()
+                call = self._calls.popleft()
+                self._send(Reply(call.call_id, self._answer(call.command)))
+                self._call_s += time.perf_counter() - started
+            elif self._stopping:
+                return
+            elif self._engine.sampler.has_work:
+                started = time.perf_counter()
+                self._step_sampler()
+                self._sample_s += time.perf_counter() - started
+
+    def _is_turn_of_calls(self) -> bool:
+        if self._stopping or not self._engine.sampler.has_work:
+            self._call_s = self._sample_s = 0.0
+            return True
+        return self._call_s <= self._sample_s
+
+    def _take_messages(self) -> None:
+        """Moves the inbox into the queues; waits only when there is nothing else to do."""
+        is_idle = not (self._calls or self._stopping or self._engine.sampler.has_work)
+        if is_idle:
+            self._call_s = self._sample_s = 0.0
+            self._accept(self._inbox.get())
+        while not self._inbox.empty():
+            self._accept(self._inbox.get())
+
+    def _accept(self, message: object) -> None:
+        match message:
+            case Call():
+                self._calls.append(message)
+            case SampleJob():
+                self._submit(message)
+            case Stop():
+                self._stopping = True
+            case _:
+                raise TypeError(f"unexpected message {type(message).__name__}")
+
+    def _submit(self, job: SampleJob) -> None:
+        try:
+            self._engine.sampler.submit(job)
+            self._sampling.add(job.job_id)
+        except Exception as exc:  # noqa: BLE001 - request boundary: the job's future reports it
+            self._send([SampleResult(job.job_id, error=_as_error(exc, "sample"))])
+
+    def _step_sampler(self) -> None:
+        try:
+            results = self._engine.sampler.step()
+        except Exception as exc:  # noqa: BLE001 - request boundary: the jobs' futures report it
+            results = self._abandon_samples(_as_error(exc, "sample"))
+        if results:
+            self._sampling.difference_update(result.job_id for result in results)
+            self._send(results)
+
+    def _abandon_samples(self, error: TinsmithError) -> list[SampleResult]:
+        """Fails every running sample: which of them broke the step is unknown."""
+        for job_id in self._sampling:
+            self._engine.sampler.cancel(job_id)
+        if self._engine.sampler.has_work:
+            raise error
+        return [SampleResult(job_id, error=error) for job_id in sorted(self._sampling)]
+
+    def _answer(self, command: Command) -> object:
+        try:
+            return execute(self._engine, command)
+        except Exception as exc:  # noqa: BLE001 - request boundary: the call's futures report it
+            return _as_error(exc, type(command).__name__)
+
+
+def execute(engine: Engine, command: Command) -> object:
+    """Runs one command on the engine and returns its answer."""
+    match command:
+        case RunForwardBackward(jobs):
+            return engine.forward_backward(list(jobs))
+        case RunOptimStep(jobs):
+            return engine.optim_step(list(jobs))
+        case CreateAdapter(adapter_id, lora_config):
+            return engine.create_adapter(adapter_id, lora_config)
+        case UnloadAdapter(adapter_id):
+            return engine.unload_adapter(adapter_id) if engine.has_adapter(adapter_id) else None
+        case SaveState():
+            return _save_state(engine, command)
+        case SaveSamplerWeights():
+            return _save_sampler_weights(engine, command)
+        case LoadState():
+            return _load_state(engine, command)
+        case TakeSnapshot(adapter_id):
+            return engine.snapshot(adapter_id)
+        case LoadSnapshot(directory):
+            _require_checkpoint(directory)
+            return engine.load_snapshot(directory)
+        case ReleaseSnapshot(snapshot_id):
+            return engine.release_snapshot(snapshot_id)
+
+
+def _load_state(engine: Engine, command: LoadState) -> None:
+    _require_checkpoint(command.directory)
+    if not command.create and not engine.has_adapter(command.adapter_id):
+        raise UserError(
+            f"model_id={command.adapter_id!r}: not loaded",
+            field="model_id",
+            hint="load the checkpoint into a new model",
+        )
+    engine.load_state(
+        command.adapter_id, command.directory, with_optimizer=command.with_optimizer
+    )
+
+
+def _save_state(engine: Engine, command: SaveState) -> None:
+    with _new_checkpoint(command.directory, overwrite=command.overwrite) as staging:
+        engine.save_state(command.adapter_id, staging)
+        (staging / RECORD_FILE).write_text(dumps(dict(command.record)), encoding="utf-8")
+
+
+def _save_sampler_weights(engine: Engine, command: SaveSamplerWeights) -> str:
+    with _new_checkpoint(command.directory, overwrite=False) as staging:
+        snapshot_id = engine.save_sampler_weights(command.adapter_id, staging)
+        record = {**command.record, "snapshot_id": snapshot_id}
+        (staging / RECORD_FILE).write_text(dumps(record), encoding="utf-8")
+    return snapshot_id
+
+
+@contextmanager
+def _new_checkpoint(directory: Path, *, overwrite: bool) -> Iterator[Path]:
+    """A directory that becomes the checkpoint when the block succeeds, weights and record at once.
+
+    Raises:
+        UserError: the name is taken.
+    """
+    try:
+        with atomic_directory(directory, overwrite=overwrite) as staging:
+            yield staging
+    except FileExistsError as exc:
+        raise UserError(
+            f"path={directory.name!r}: a checkpoint of this name exists",
+            field="path",
+            hint="choose another name, or save with overwrite",
+        ) from exc
+
+
+def _require_checkpoint(directory: Path) -> None:
+    if not (directory / RECORD_FILE).is_file():
+        raise UserError(
+            f"path={directory.name!r}: no such checkpoint",
+            field="path",
+            hint="use the path that the save returned",
+        )
+
+
+def _publish(partial: Path, directory: Path, *, overwrite: bool) -> None:
+    """Gives a complete checkpoint its name; readers see the old one or the new one."""
+    _require_free(directory, overwrite=overwrite)
+    replaced: Path | None = None
+    if directory.exists():
+        replaced = _partial_directory(directory)
+        directory.rename(replaced)
+    partial.rename(directory)
+    descriptor = os.open(directory.parent, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    if replaced is not None:
+        shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _as_error(exc: Exception, doing: str) -> TinsmithError:
+    """The exception itself if it is ours, else a server error; what we did not foresee is logged."""
+    if isinstance(exc, TinsmithError):
+        return exc
+    logger.error("%s failed", doing, exc_info=exc)
+    text = str(exc).strip().splitlines()
+    return ServerError(
+        f"{doing} failed in the engine: {type(exc).__name__}: {text[0] if text else ''}",
+        hint="the service's log has the details",
+    )
+
+
+def _read_pipe(connection: Connection, inbox: queue.SimpleQueue[object]) -> None:
+    """Feeds the inbox; a closed pipe means that nobody waits for answers, so the process ends."""
+    while True:
+        try:
+            message = decode(connection.recv_bytes())
+        except (EOFError, OSError):
+            os._exit(0)
+        except Exception:  # noqa: BLE001 - process boundary: the API process sees the end
+            logger.critical("unreadable message from the API process", exc_info=True)
+            os._exit(1)
+        inbox.put(message)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Serves one engine on an inherited socket; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="tinsmith.server.engine_process")
+    parser.add_argument("--fd", type=int, required=True)
+    connection = Connection(parser.parse_args(argv).fd)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is the API process's to handle
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    settings = decode(connection.recv_bytes())
+    assert isinstance(settings, EngineSettings)
+    inbox: queue.SimpleQueue[object] = queue.SimpleQueue()
+    threading.Thread(target=_read_pipe, args=(connection, inbox), daemon=True).start()
+
+    def send(message: object) -> None:
+        connection.send_bytes(encode(message))
+
+    try:
+        from tinsmith.engine.engine import Engine
+
+        engine = Engine(settings.base_model, device=settings.device)
+    except Exception as exc:  # noqa: BLE001 - process boundary: the API process reports it
+        send(StartFailed(_as_error(exc, f"loading base_model={settings.base_model!r}")))
+        return 1
+    send(Ready(engine.info))
+    EngineLoop(engine, inbox, send).run()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

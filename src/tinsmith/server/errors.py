@@ -1,0 +1,91 @@
+"""Errors of the service that carry an HTTP status, and their JSON form.
+
+```
+TinsmithError
+└── UserError
+    └── RequestError            400
+        ├── UnauthorizedError   401
+        ├── MissingError        404  unknown session, model, sampler, checkpoint, future
+        ├── GoneError           410  existed once: finished session, expired future
+        │   └── LostError       410  died with its engine; category server
+        ├── TooLargeError       413
+        └── OverloadedError     429  try again later
+```
+"""
+
+from __future__ import annotations
+
+from tinsmith.core.errors import TinsmithError, UserError
+
+
+class RequestError(UserError):
+    """A request that the service refuses; nothing was done."""
+
+    status = 400
+
+
+class UnauthorizedError(RequestError):
+    """The API key is missing or wrong."""
+
+    status = 401
+
+
+class MissingError(RequestError):
+    """The thing that the request names does not exist."""
+
+    status = 404
+
+
+class GoneError(RequestError):
+    """The thing that the request names existed and is gone for good."""
+
+    status = 410
+
+
+class LostError(GoneError):
+    """A model's engine died, and the model with it."""
+
+    category = "server"
+
+
+class TooLargeError(RequestError):
+    """The request body is above the service's cap."""
+
+    status = 413
+
+
+class OverloadedError(RequestError):
+    """The service holds as much work as it may; the same request may be sent again later."""
+
+    status = 429
+
+
+def status_of(error: TinsmithError) -> int:
+    """HTTP status of an error that a route raised."""
+    if isinstance(error, RequestError):
+        return error.status
+    return 400 if error.category == "user" else 500
+
+
+def error_body(error: TinsmithError) -> dict[str, str | None]:
+    """JSON body of an error answer; `detail` is what protocol clients show."""
+    text = str(error)
+    return {
+        "detail": text,
+        "error": type(error).__name__,
+        "category": error.category,
+        "message": error.message,
+        "field": error.field,
+        "hint": error.hint,
+    }
+
+
+def future_error_body(error: TinsmithError) -> dict[str, str | None]:
+    """JSON result of a future whose work failed; clients know it by its `error` key."""
+    category = error.category if error.category in ("user", "server") else "unknown"
+    return {
+        "error": str(error),
+        "category": category,
+        "field": error.field,
+        "hint": error.hint,
+    }

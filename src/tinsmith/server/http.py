@@ -1,0 +1,161 @@
+"""HTTP plumbing shared by the routes: bodies with a cap, JSON parsing, the key check, errors."""
+
+from __future__ import annotations
+
+import hmac
+import logging
+from typing import TypeVar
+
+import zstandard
+from fastapi import FastAPI, Request, Response
+from pydantic import BaseModel, ValidationError
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from tinsmith.core.errors import ServerError, TinsmithError
+from tinsmith.core.jsonio import dumps
+from tinsmith.server.errors import (
+    RequestError,
+    TooLargeError,
+    UnauthorizedError,
+    error_body,
+    status_of,
+)
+
+logger = logging.getLogger(__name__)
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
+OPEN_PATHS = frozenset({"/api/v1/healthz"})
+"""Paths that need no key: they tell nothing."""
+
+DRAIN_FACTOR = 4
+"""How many times the cap is still read and thrown away, so that the client gets the answer."""
+
+
+def json_response(value: object, status: int = 200) -> Response:
+    """A JSON answer; refuses NaN."""
+    return Response(dumps(value), status_code=status, media_type="application/json")
+
+
+def error_response(error: TinsmithError) -> Response:
+    """The JSON answer of an error."""
+    return json_response(error_body(error), status_of(error))
+
+
+async def read_body(request: Request, max_bytes: int) -> bytes:
+    """The request's body, decompressed.
+
+    Raises:
+        TooLargeError: it is above the cap, before or after decompression.
+        RequestError: it is not what its Content-Encoding says.
+    """
+    chunks: list[bytes] = []
+    num_bytes = 0
+    async for chunk in request.stream():
+        num_bytes += len(chunk)
+        if num_bytes <= max_bytes:
+            chunks.append(chunk)
+        elif num_bytes > DRAIN_FACTOR * max_bytes:
+            break
+    if num_bytes > max_bytes:
+        raise _too_large(max_bytes)
+    body = b"".join(chunks)
+    encoding = request.headers.get("content-encoding", "identity").lower()
+    if encoding == "zstd":
+        return _decompress(body, max_bytes)
+    if encoding != "identity":
+        raise RequestError(
+            f"Content-Encoding={encoding!r}: must be zstd or absent", field="Content-Encoding"
+        )
+    return body
+
+
+def _decompress(body: bytes, max_bytes: int) -> bytes:
+    try:
+        with zstandard.ZstdDecompressor(max_window_size=2**27).stream_reader(body) as reader:
+            plain = reader.read(max_bytes + 1)
+    except (zstandard.ZstdError, MemoryError) as exc:
+        raise RequestError(f"body: not a zstd frame: {exc}", field="body") from exc
+    if len(plain) > max_bytes:
+        raise _too_large(max_bytes)
+    return plain
+
+
+def _too_large(max_bytes: int) -> TooLargeError:
+    return TooLargeError(
+        f"body: larger than the {max_bytes} bytes that a request may have",
+        field="body",
+        hint="send fewer datums in one request",
+    )
+
+
+def parse_json(model_type: type[ModelT], body: bytes) -> ModelT:
+    """Validates a JSON body.
+
+    Raises:
+        RequestError: naming the first offending field.
+    """
+    try:
+        return model_type.model_validate_json(body)
+    except ValidationError as exc:
+        raise as_request_error(exc) from exc
+
+
+def as_request_error(exc: ValidationError) -> RequestError:
+    """The first problem that pydantic found, in our words."""
+    problem = exc.errors(include_url=False)[0]
+    field = ".".join(str(part) for part in problem["loc"]) or "body"
+    value = repr(problem["input"])
+    shown = "" if problem["type"] == "missing" else f"={value[:80]}"
+    more = exc.error_count() - 1
+    hint = f"{more} more field{'s are' if more > 1 else ' is'} wrong too" if more else None
+    cause = problem.get("ctx", {}).get("error")
+    if isinstance(cause, TinsmithError):
+        return RequestError(cause.message, field=cause.field or field, hint=cause.hint)
+    return RequestError(f"{field}{shown}: {problem['msg']}", field=field, hint=hint)
+
+
+class ApiKeyMiddleware:
+    """Lets a request through only with the right X-API-Key."""
+
+    def __init__(self, app: ASGIApp, *, api_key: str) -> None:
+        self._app = app
+        self._key = api_key.encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers 401 in place of the application where the key is wrong."""
+        if scope["type"] == "http" and scope["path"] not in OPEN_PATHS:
+            given = next((v for k, v in scope["headers"] if k == b"x-api-key"), b"")
+            if not hmac.compare_digest(given, self._key):
+                error = UnauthorizedError(
+                    "X-API-Key: missing or wrong",
+                    field="X-API-Key",
+                    hint="set TINSMITH_API_KEY to the key that the service was started with",
+                )
+                await error_response(error)(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+
+def install_error_handlers(app: FastAPI) -> None:
+    """Makes every error answer JSON of one shape."""
+
+    async def on_tinsmith_error(_: Request, exc: Exception) -> Response:
+        assert isinstance(exc, TinsmithError)
+        if status_of(exc) >= 500:
+            logger.error("request failed", exc_info=exc)
+        return error_response(exc)
+
+    async def on_http_error(request: Request, exc: Exception) -> Response:
+        assert isinstance(exc, HTTPException)
+        error = RequestError(f"{request.method} {request.url.path}: {exc.detail}")
+        return json_response(error_body(error), exc.status_code)
+
+    async def on_unexpected(_: Request, exc: Exception) -> Response:
+        # the server framework logs the traceback
+        return error_response(ServerError(f"internal error: {type(exc).__name__}"))
+
+    app.add_exception_handler(TinsmithError, on_tinsmith_error)
+    app.add_exception_handler(HTTPException, on_http_error)
+    app.add_exception_handler(Exception, on_unexpected)

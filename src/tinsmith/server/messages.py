@@ -1,0 +1,163 @@
+"""What travels between the API process and an engine process: plain data, pickled.
+
+To the engine: `EngineSettings` first, then `Call` (one command, answered by one `Reply` with the
+same number, in order), `SampleJob` (answered by a `SampleResult` when it is done) and `Stop`.
+From the engine: `Ready` or `StartFailed`, then `Reply` and lists of `SampleResult`.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tinsmith.core.errors import TinsmithError
+from tinsmith.engine.jobs import BaseModelInfo, ForwardBackwardJob, OptimStepJob
+from tinsmith.types import LoraConfig
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSettings:
+    """Which base model an engine process serves, and where it computes."""
+
+    base_model: str
+    device: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CreateAdapter:
+    """Adds a fresh adapter; answered by None."""
+
+    adapter_id: str
+    lora_config: LoraConfig
+
+
+@dataclass(frozen=True, slots=True)
+class UnloadAdapter:
+    """Removes an adapter; answered by None, also when it is not there."""
+
+    adapter_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunForwardBackward:
+    """One training pass; answered by one ForwardBackwardOutput or TinsmithError a job."""
+
+    jobs: Sequence[ForwardBackwardJob]
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptimStep:
+    """One optimizer step of each adapter; answered by one response or TinsmithError a job."""
+
+    jobs: Sequence[OptimStepJob]
+
+
+@dataclass(frozen=True, slots=True)
+class SaveState:
+    """Writes a training checkpoint; answered by None."""
+
+    adapter_id: str
+    directory: Path
+    overwrite: bool
+    record: Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class LoadState:
+    """Reads a training checkpoint into an adapter, which `create` adds; answered by None."""
+
+    adapter_id: str
+    directory: Path
+    with_optimizer: bool
+    create: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SaveSamplerWeights:
+    """Writes sampler weights; answered by the snapshot id."""
+
+    adapter_id: str
+    directory: Path
+    record: Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class TakeSnapshot:
+    """Keeps the adapter's present weights in memory; answered by the snapshot id."""
+
+    adapter_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class LoadSnapshot:
+    """Reads saved sampler weights into memory; answered by the snapshot id."""
+
+    directory: Path
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseSnapshot:
+    """Frees a snapshot's memory; answered by None."""
+
+    snapshot_id: str
+
+
+Command = (
+    CreateAdapter
+    | UnloadAdapter
+    | RunForwardBackward
+    | RunOptimStep
+    | SaveState
+    | LoadState
+    | SaveSamplerWeights
+    | TakeSnapshot
+    | LoadSnapshot
+    | ReleaseSnapshot
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A numbered command."""
+
+    call_id: int
+    command: Command
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """The outcome of a call: the command's answer, or the error that it ended in."""
+
+    call_id: int
+    result: object
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """The base model is loaded."""
+
+    info: BaseModelInfo
+
+
+@dataclass(frozen=True, slots=True)
+class StartFailed:
+    """The base model could not be loaded; the process ends."""
+
+    error: TinsmithError
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Finish the work at hand and end."""
+
+
+def encode(message: object) -> bytes:
+    """Pickles a message; NumPy arrays go as one copy each."""
+    return pickle.dumps(message, protocol=5)
+
+
+def decode(data: bytes) -> object:
+    """Unpickles a message from the process at the other end of our own pipe."""
+    return pickle.loads(data)
