@@ -11,7 +11,8 @@ HEAVY = ("torch", "transformers", "fastapi", "starlette", "uvicorn", "safetensor
 
 def loaded_after(statement: str) -> set[str]:
     """Return the heavy packages that a fresh interpreter has loaded after a statement."""
-    code = f"{statement}\nimport sys, json\nprint(json.dumps([n for n in {HEAVY!r} if n in sys.modules]))"
+    report = f"print(json.dumps([name for name in {HEAVY!r} if name in sys.modules]))"
+    code = f"{statement}\nimport sys, json\n{report}"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
     )
@@ -48,6 +49,7 @@ def test_help_loads_nothing_heavy(words: list[str]) -> None:
 
 
 def test_importing_tinsmith_alone_loads_not_even_numpy_or_pydantic() -> None:
-    code = "import tinsmith, sys; print([n for n in ('numpy', 'pydantic', 'httpx') if n in sys.modules])"
+    report = "print([n for n in ('numpy', 'pydantic', 'httpx') if n in sys.modules])"
+    code = f"import tinsmith, sys; {report}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -67,23 +67,27 @@ def find_source(text: str) -> Source:
 
 def _source_of_run(folder: Path) -> Source:
     """Return the last sampler weights that a run saved."""
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    lines = folder / "checkpoints.jsonl"
-    records = (
-        [json.loads(line) for line in lines.read_text(encoding="utf-8").splitlines() if line]
-        if lines.exists()
-        else []
-    )
-    paths = [record["sampler_path"] for record in records if record.get("sampler_path")]
-    if not paths:
+    from tinsmith.training.checkpoints import read_records
+
+    paths = [record.sampler_path for record in read_records(folder / "checkpoints.jsonl")]
+    saved = [path for path in paths if path]
+    if not saved:
         raise UserError(
             f"model={folder}: the run has saved no sampler weights yet",
             field="model",
             hint="let it reach its first checkpoint (save_every), or resume it",
         )
-    return Source(
-        base_model=config.get("model"), model_path=paths[-1], renderer=config.get("renderer")
-    )
+    try:
+        document = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        base_model = str(document["config"]["model"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"model={folder}: the run's config.json cannot be read",
+            field="model",
+            hint=f"name its weights instead: --model {saved[-1]}",
+        ) from error
+    renderer = (document.get("data") or {}).get("renderer")
+    return Source(base_model=base_model, model_path=saved[-1], renderer=renderer)
 
 
 def open_source(source: Source, *, base_url: str | None, renderer: str | None) -> OpenSource:

@@ -2,12 +2,13 @@
 
 import json
 import shlex
-import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from tinsmith.cli.invocation import command_prefix
 from tinsmith.cli.lazy import LazyCommand, LazyGroup
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def train() -> None:
 def sft(configs: tuple[Path, ...], dry_run: bool, as_json: bool, words: tuple[str, ...]) -> None:
     """Fine-tune on conversations."""
     from tinsmith.cli.config_flags import parse_config, read_toml_files
-    from tinsmith.training import SupervisedConfig, run_supervised
+    from tinsmith.training import SupervisedConfig, run
 
     config = parse_config(
         SupervisedConfig,
@@ -57,14 +58,29 @@ def sft(configs: tuple[Path, ...], dry_run: bool, as_json: bool, words: tuple[st
     if dry_run:
         print(config.model_dump_json(indent=2))
         return
-    result = run_supervised(config)
+    result = run(config)
     _print(result, as_json=as_json)
 
 
 def _print(result: "SupervisedResult", *, as_json: bool) -> None:
     if as_json:
-        print(json.dumps(result.summary()))
+        print(json.dumps(_summary(result)))
         return
-    run_dir = shlex.quote(str(result.run_dir))
-    print(f"run:      {result.run_dir}", file=sys.stderr)
-    print(f"try it:   tinsmith chat --model {run_dir}")
+    before, after = result.eval_nll_before, result.eval_nll_after
+    print(f"{result.num_steps} steps done", end="")
+    if result.resumed_from_step:
+        print(f" (resumed after {result.resumed_from_step})", end="")
+    if before is not None and after is not None:
+        print(f"; held-out NLL {before:.4f} -> {after:.4f} nats a token", end="")
+    print()
+    print(f"run       {result.run_dir}")
+    print(f"adapter   {result.adapter_dir or result.sampler_path}")
+    print(f"try it    {command_prefix()} chat --model {shlex.quote(str(result.run_dir))}")
+
+
+def _summary(result: "SupervisedResult") -> dict[str, object]:
+    """What `--json` prints: the result with its paths as text."""
+    return {
+        name: str(value) if isinstance(value, Path) else value
+        for name, value in asdict(result).items()
+    }
