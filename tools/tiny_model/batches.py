@@ -1,0 +1,126 @@
+"""Token batches: conversations packed into rows, masked so that none sees another.
+
+Main names: ``Batch``, ``batches``.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from corpus import conversation, render
+from tokenizer import END_OF_TEXT_ID, IM_END_ID, IM_START_ID
+from tokenizers import Tokenizer
+
+PROMPT_WEIGHT = 0.1
+"""Loss weight of tokens that the assistant did not write; its own weigh 1."""
+LONG_EVERY = 5
+"""Every so many batches, rows of twice the length with conversations of many turns."""
+
+
+class Batch(NamedTuple):
+    """Rows of packed conversations: tokens and targets ``[B, T]``, mask ``[B, 1, T, T]``."""
+
+    tokens_BT: torch.Tensor
+    targets_BT: torch.Tensor
+    weights_BT: torch.Tensor
+    positions_BT: torch.Tensor
+    mask_B1TT: torch.Tensor
+
+
+def assistant_weights(tokens: list[int], tokenizer: Tokenizer) -> list[float]:
+    """Weigh each token: 1 in plain text and in an assistant's message (end included), else less."""
+    if tokens[0] != IM_START_ID:
+        return [1.0] * len(tokens)
+    header = tokenizer.encode("<|im_start|>assistant\n").ids
+    weights, inside = [], False
+    for i, token in enumerate(tokens):
+        weights.append(1.0 if inside else PROMPT_WEIGHT)
+        if inside and token == IM_END_ID:
+            inside = False
+        elif not inside and tokens[max(0, i + 1 - len(header)) : i + 1] == header:
+            inside = True
+    return weights
+
+
+def _pack(rows: list[list[list[int]]], length: int, tokenizer: Tokenizer) -> Batch:
+    tokens_BT = torch.full((len(rows), length), END_OF_TEXT_ID)
+    targets_BT = torch.full((len(rows), length), END_OF_TEXT_ID)
+    weights_BT = torch.zeros(len(rows), length)
+    positions_BT = torch.zeros(len(rows), length, dtype=torch.long)
+    segments_BT = torch.full((len(rows), length), -1)
+    for b, row in enumerate(rows):
+        start = 0
+        for i, document in enumerate(row):
+            stop = start + len(document)
+            tokens_BT[b, start:stop] = torch.tensor(document)
+            targets_BT[b, start : stop - 1] = tokens_BT[b, start + 1 : stop]
+            weights_BT[b, start : stop - 1] = torch.tensor(
+                assistant_weights(document, tokenizer)[1:]
+            )
+            positions_BT[b, start:stop] = torch.arange(stop - start)
+            segments_BT[b, start:stop] = i
+            start = stop
+    same_BTT = segments_BT[:, :, None] == segments_BT[:, None, :]
+    mask_B1TT = (same_BTT & torch.ones(length, length).tril().bool())[:, None]
+    return Batch(tokens_BT, targets_BT, weights_BT, positions_BT, mask_B1TT)
+
+
+def _documents(
+    rng: random.Random, tokenizer: Tokenizer, turns: tuple[int, ...], extra: list[str]
+) -> Iterator[list[int]]:
+    while True:
+        if extra and rng.random() < 0.05:
+            texts = [rng.choice(extra) for _ in range(64)]
+        else:
+            texts = [render(conversation(rng, turns=rng.choice(turns))) for _ in range(256)]
+        yield from (encoding.ids for encoding in tokenizer.encode_batch(texts))
+
+
+def _fill(documents: Iterator[list[int]], num_rows: int, length: int) -> list[list[list[int]]]:
+    """Put documents into the first row with room, until four in a row find none."""
+    rows: list[list[list[int]]] = [[] for _ in range(num_rows)]
+    room = [length] * num_rows
+    misses = 0
+    while misses < 4:
+        document = next(documents)[:length]
+        place = next((b for b in range(num_rows) if room[b] >= len(document)), None)
+        if place is None:
+            misses += 1
+            continue
+        rows[place].append(document)
+        room[place] -= len(document)
+    return rows
+
+
+def _paragraphs(paths: list[Path]) -> list[str]:
+    """Cut texts into pieces of about 400 characters at line ends."""
+    pieces: list[str] = []
+    for path in paths:
+        piece = ""
+        for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+            piece += line
+            if len(piece) >= 400:
+                pieces.append(piece)
+                piece = ""
+    return pieces
+
+
+def batches(
+    tokenizer: Tokenizer, seed: int, num_tokens: int, length: int, extra: list[Path] | None = None
+) -> Iterator[Batch]:
+    """Yield batches of about ``num_tokens`` tokens in rows of ``length``, for ever."""
+    pieces = _paragraphs(extra or [])
+    short = _documents(random.Random(seed), tokenizer, (0,), pieces)
+    long = _documents(random.Random(seed + 1), tokenizer, (3, 5, 8, 12), [])
+    step = 0
+    while True:
+        step += 1
+        if step % LONG_EVERY == 0:
+            rows = _fill(long, num_tokens // (2 * length), 2 * length)
+            yield _pack(rows, 2 * length, tokenizer)
+        else:
+            yield _pack(_fill(short, num_tokens // length, length), length, tokenizer)
