@@ -19,7 +19,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from tinsmith.algorithms.loss_inputs import (
@@ -58,7 +57,7 @@ class LossSpec(LossInputs):
 
 
 def cross_entropy(
-    logprobs: Float[Tensor, "..."],
+    logprobs: Tensor,
     inputs: Mapping[str, Tensor],
     config: Mapping[str, float],
 ) -> TokenLoss:
@@ -79,7 +78,7 @@ def cross_entropy(
 
 
 def importance_sampling(
-    logprobs: Float[Tensor, "..."],
+    logprobs: Tensor,
     inputs: Mapping[str, Tensor],
     config: Mapping[str, float],
 ) -> TokenLoss:
@@ -91,7 +90,7 @@ def importance_sampling(
 
 
 def ppo(
-    logprobs: Float[Tensor, "..."],
+    logprobs: Tensor,
     inputs: Mapping[str, Tensor],
     config: Mapping[str, float],
 ) -> TokenLoss:
@@ -108,7 +107,7 @@ def ppo(
 
 
 def cispo(
-    logprobs: Float[Tensor, "..."],
+    logprobs: Tensor,
     inputs: Mapping[str, Tensor],
     config: Mapping[str, float],
 ) -> TokenLoss:
@@ -124,7 +123,7 @@ def cispo(
 
 
 def dro(
-    logprobs: Float[Tensor, "..."],
+    logprobs: Tensor,
     inputs: Mapping[str, Tensor],
     config: Mapping[str, float],
 ) -> TokenLoss:

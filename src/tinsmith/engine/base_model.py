@@ -34,7 +34,7 @@ LayerKind = Literal["attn", "mlp", "unembed"]
 
 _ATTENTION_PARENTS = frozenset({"self_attn", "attn", "attention", "self_attention"})
 _MLP_PARENTS = frozenset({"mlp", "feed_forward", "ffn"})
-_MLP_NAMES = frozenset({"fc1", "fc2"})  # OPT keeps them in the layer itself
+_SUPPORTED = "use a dense decoder such as Qwen3, Llama, GPT-NeoX or GPT-2"
 _DEFAULT_CONTEXT = 2048  # assumed when a config states no maximum
 
 
@@ -174,7 +174,7 @@ def wrap_model(model: Any, *, name: str, directory: Path | None = None) -> BaseM
         kinds=kinds,
         directory=directory,
     )
-    _check_head(base)
+    _check_wiring(base)
     return base
 
 
@@ -187,17 +187,17 @@ def _classify_layers(model: Any, name: str) -> dict[str, LayerKind]:
         if module is head:
             head_name = layer_name
         elif _is_linear(module):
-            *parents, leaf = layer_name.split(".")
+            parents = layer_name.split(".")[:-1]
             if _ATTENTION_PARENTS.intersection(parents):
                 kinds[layer_name] = "attn"
-            elif _MLP_PARENTS.intersection(parents) or leaf in _MLP_NAMES:
+            elif _MLP_PARENTS.intersection(parents):
                 kinds[layer_name] = "mlp"
     if head_name is None or not _is_linear(head) or not {"attn", "mlp"} <= set(kinds.values()):
         raise ConfigError(
             f"base_model={name!r}: architecture {model.config.model_type!r} has no linear "
             "attention, MLP and output layers under names that the engine knows",
             field="base_model",
-            hint="use a dense decoder such as Qwen3, Llama, GPT-NeoX or GPT-2",
+            hint=_SUPPORTED,
         )
     kinds[head_name] = "unembed"
     return kinds
@@ -209,18 +209,38 @@ def _is_linear(module: object) -> bool:
     return isinstance(module, nn.Linear | Conv1D)
 
 
-def _check_head(base: BaseModel) -> None:
-    """Refuse models whose logits are not `head(last hidden state)` (soft caps, scaled logits)."""
-    tokens = torch.arange(4, device=base.device)[None] % base.info.vocab_size
-    with torch.no_grad():
-        whole = base.model(input_ids=tokens, use_cache=False).logits
-        ours = base.head(base.hidden_states(tokens))
-    if whole.shape != ours.shape or not torch.allclose(whole, ours, rtol=1e-3, atol=1e-3):
+def _check_wiring(base: BaseModel) -> None:
+    """Refuse models on which adapters or the head would silently compute something else.
+
+    Routing needs [B, T, features] at every wrapped layer, and the head needs logits that are
+    `head(last hidden state)`, without a soft cap or a scale.
+    """
+    tokens = torch.arange(6, device=base.device).view(2, 3) % base.info.vocab_size
+    shapes: dict[str, tuple[int, ...]] = {}
+
+    def record(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        assert isinstance(layer, LoraLinear)
+        shapes[layer.name] = tuple(inputs[0].shape[:-1])
+
+    hooks = [layer.register_forward_pre_hook(record) for layer in base.layers.values()]
+    try:
+        with torch.no_grad():
+            whole = base.model(input_ids=tokens, use_cache=False).logits
+            ours = base.head(base.hidden_states(tokens))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    problem = None
+    if any(shapes.get(name) != tuple(tokens.shape) for name in base.layers):
+        problem = "reshapes or skips its linear layers' inputs"
+    elif whole.shape != ours.shape or not torch.allclose(whole, ours, rtol=1e-3, atol=1e-3):
+        problem = "changes its logits after the output layer (a soft cap or a scale)"
+    if problem is not None:
         raise ConfigError(
-            f"base_model={base.info.name!r}: architecture {base.info.arch!r} changes its logits "
-            "after the output layer (a soft cap or a scale), which the engine does not support",
+            f"base_model={base.info.name!r}: architecture {base.info.arch!r} {problem}, which the "
+            "engine does not support",
             field="base_model",
-            hint="use a dense decoder such as Qwen3, Llama, GPT-NeoX or GPT-2",
+            hint=_SUPPORTED,
         )
 
 
