@@ -97,16 +97,31 @@ class Engine:
 
     def unload_adapter(self, adapter_id: str) -> None:
         """Forget an adapter and free its memory; its snapshots stay."""
-        self._adapter(adapter_id)
+        self.adapter(adapter_id)
         del self._adapters[adapter_id]
 
     def has_adapter(self, adapter_id: str) -> bool:
         """Whether the adapter is loaded."""
         return adapter_id in self._adapters
 
+    def adapter(self, adapter_id: str) -> Adapter:
+        """The adapter in training, for looking at its weights and gradient.
+
+        Raises:
+            UserError: it is not loaded.
+        """
+        adapter = self._adapters.get(adapter_id)
+        if adapter is None:
+            raise UserError(
+                f"adapter {adapter_id!r} is not loaded",
+                field="model_id",
+                hint="create the model, or load one of its checkpoints",
+            )
+        return adapter
+
     def adapter_config(self, adapter_id: str) -> LoraConfig:
         """The adapter's config, seed filled in."""
-        return self._adapter(adapter_id).lora_config
+        return self.adapter(adapter_id).lora_config
 
     def forward_backward(
         self, jobs: Sequence[ForwardBackwardJob]
@@ -123,7 +138,7 @@ class Engine:
         runs: dict[int, JobRun] = {}
         for index, job in enumerate(jobs):
             try:
-                adapter = self._adapter(job.adapter_id)
+                adapter = self.adapter(job.adapter_id)
                 checked = check_job(job, self.info)
                 runs[index] = JobRun(checked, adapter.make_pass(backward=not job.forward_only))
             except TinsmithError as error:
@@ -137,7 +152,7 @@ class Engine:
         for index, run in runs.items():
             problem = run.problem()
             if problem is None and run.adapter.grad is not None:
-                self._adapter(jobs[index].adapter_id).accumulate(run.adapter.grad)
+                self.adapter(jobs[index].adapter_id).accumulate(run.adapter.grad)
             results[index] = problem or _output(run)
         return [result for result in results if result is not None]
 
@@ -146,7 +161,7 @@ class Engine:
         results: list[OptimStepResponse | TinsmithError] = []
         for job in jobs:
             try:
-                metrics = self._adapter(job.adapter_id).optim_step(job.params)
+                metrics = self.adapter(job.adapter_id).optim_step(job.params)
                 results.append(OptimStepResponse(metrics=metrics))
             except TinsmithError as error:
                 results.append(error)
@@ -157,7 +172,7 @@ class Engine:
 
         A gradient that was accumulated and not stepped is not part of a checkpoint.
         """
-        adapter = self._adapter(adapter_id)
+        adapter = self.adapter(adapter_id)
         if adapter.grad is not None:
             logger.warning(
                 "adapter %s is saved with a gradient accumulated since its last step, which is "
@@ -182,13 +197,13 @@ class Engine:
         Returns:
             The snapshot's id, which `load_snapshot` of the directory gives again.
         """
-        snapshot = self._adapter(adapter_id).snapshot(self.info.name)
+        snapshot = self.adapter(adapter_id).snapshot(self.info.name)
         checkpoints.write_peft(snapshot, self.base, directory)
         return self._keep(snapshot)
 
     def snapshot(self, adapter_id: str) -> str:
         """An immutable copy of the weights as they are now, in memory only; returns its id."""
-        return self._keep(self._adapter(adapter_id).snapshot(self.info.name))
+        return self._keep(self.adapter(adapter_id).snapshot(self.info.name))
 
     def load_snapshot(self, directory: Path) -> str:
         """Load a PEFT LoRA directory of this base model as a snapshot; returns its id."""
@@ -200,16 +215,6 @@ class Engine:
 
     def _keep(self, snapshot: AdapterSnapshot) -> str:
         return self._snapshots.setdefault(snapshot.id, snapshot).id
-
-    def _adapter(self, adapter_id: str) -> Adapter:
-        adapter = self._adapters.get(adapter_id)
-        if adapter is None:
-            raise UserError(
-                f"adapter {adapter_id!r} is not loaded",
-                field="model_id",
-                hint="create the model, or load one of its checkpoints",
-            )
-        return adapter
 
 
 def _output(run: JobRun) -> ForwardBackwardOutput:
