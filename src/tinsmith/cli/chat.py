@@ -1,6 +1,6 @@
 """`tinsmith chat`: a conversation in the terminal."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,7 +11,11 @@ from tinsmith.cli.options import (
     sampling_options,
     sampling_params,
 )
-from tinsmith.cli.sources import find_source, open_source
+from tinsmith.cli.sources import OpenSource, find_source, open_source
+
+if TYPE_CHECKING:
+    from tinsmith.renderers import Message
+    from tinsmith.types import SamplingParams
 
 __all__ = ["chat"]
 
@@ -35,34 +39,39 @@ def chat(
 
     The model sees the whole conversation; /new starts over and /quit leaves.
     """
-    from tinsmith.renderers import Message
-
     opened = open_source(find_source(model), base_url=base_url, renderer=renderer)
     params = sampling_params(sampling, opened.renderer.get_stop_sequences())
-    opening = [{"role": "system", "content": system}] if system else []
-    history: list[Message] = list(opening)
     click.echo(f"{opened.source.label}; {HELP}", err=True)
-    while (line := _read_line()) is not None:
-        if line == "/quit":
-            break
-        if line in {"/new", "/undo"}:
-            history = (
-                list(opening) if line == "/new" else history[: max(len(opening), len(history) - 2)]
-            )
-            continue
-        if line.startswith("/"):
+    _talk(opened, params, [{"role": "system", "content": system}] if system else [])
+
+
+def _talk(opened: OpenSource, params: "SamplingParams", opening: "list[Message]") -> None:
+    """Read, answer and remember until the person leaves."""
+    history = list(opening)
+    while (line := _read_line()) not in {None, "/quit"}:
+        if line == "/new":
+            history = list(opening)
+        elif line == "/undo":
+            history = history[: max(len(opening), len(history) - 2)]
+        elif line and line.startswith("/"):
             click.echo(HELP, err=True)
-            continue
-        if not line:
-            continue
-        history.append({"role": "user", "content": line})
-        prompt = opened.renderer.build_generation_prompt(history)
-        response = opened.client.sample(
-            prompt=prompt, num_samples=1, sampling_params=params
-        ).result()
-        answer = opened.renderer.parse_response(response.sequences[0].tokens).message
-        history.append(answer)
-        click.echo(answer["content"])
+        elif line:
+            history.append({"role": "user", "content": line})
+            history.append(_answer(opened, params, history))
+
+
+def _answer(opened: OpenSource, params: "SamplingParams", history: "list[Message]") -> "Message":
+    """Sample the next message, show it and return it."""
+    from tinsmith.renderers.messages import content_text
+
+    response = opened.client.sample(
+        prompt=opened.renderer.build_generation_prompt(history),
+        num_samples=1,
+        sampling_params=params,
+    ).result()
+    answer = opened.renderer.parse_response(response.sequences[0].tokens).message
+    click.echo(content_text(answer))
+    return answer
 
 
 def _read_line() -> str | None:

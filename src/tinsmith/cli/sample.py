@@ -18,6 +18,7 @@ from tinsmith.cli.sources import OpenSource, find_source, open_source
 from tinsmith.core.errors import UserError
 
 if TYPE_CHECKING:
+    from tinsmith.renderers import Message
     from tinsmith.types import ModelInput, SampleResponse
 
 __all__ = ["sample"]
@@ -68,7 +69,7 @@ def _prompt(opened: OpenSource, text: str, *, system: str | None, raw: bool) -> 
         if not tokens:
             raise UserError("prompt: is empty", field="prompt", hint="say something")
         return ModelInput.from_ints(tokens)
-    messages = [{"role": "system", "content": system}] if system else []
+    messages: list[Message] = [{"role": "system", "content": system}] if system else []
     messages.append({"role": "user", "content": text})
     return opened.renderer.build_generation_prompt(messages)
 
@@ -78,7 +79,7 @@ def _print(
 ) -> None:
     rows = [
         {
-            "text": answer_text(opened, list(sequence.tokens), raw=raw),
+            "text": _answer_text(opened, list(sequence.tokens), raw=raw),
             "stop_reason": sequence.stop_reason,
             "num_tokens": len(sequence.tokens),
             "logprob": sum(sequence.logprobs) if sequence.logprobs is not None else None,
@@ -94,8 +95,10 @@ def _print(
         print(row["text"])
 
 
-def answer_text(opened: OpenSource, tokens: list[int], *, raw: bool = False) -> str:
+def _answer_text(opened: OpenSource, tokens: list[int], *, raw: bool = False) -> str:
     """Return the text of sampled tokens: the message's content, or everything with `raw`."""
+    from tinsmith.renderers.messages import content_text
+
     if raw:
         return opened.renderer.tokenizer.decode(tokens)
-    return str(opened.renderer.parse_response(tokens).message["content"])
+    return content_text(opened.renderer.parse_response(tokens).message)

@@ -45,7 +45,7 @@ def train() -> None:
 def sft(configs: tuple[Path, ...], dry_run: bool, as_json: bool, words: tuple[str, ...]) -> None:
     """Fine-tune on conversations."""
     from tinsmith.cli.config_flags import parse_config, read_toml_files
-    from tinsmith.training import SupervisedConfig, run
+    from tinsmith.training import SupervisedConfig, run_supervised
 
     config = parse_config(
         SupervisedConfig,
@@ -58,7 +58,7 @@ def sft(configs: tuple[Path, ...], dry_run: bool, as_json: bool, words: tuple[st
     if dry_run:
         print(config.model_dump_json(indent=2))
         return
-    result = run(config)
+    result = run_supervised(config)
     _print(result, as_json=as_json)
 
 

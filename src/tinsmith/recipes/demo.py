@@ -20,8 +20,8 @@ from tinsmith.core.paths import BUNDLED_MODEL
 from tinsmith.data import ConversationFile
 from tinsmith.recipes.demo_conversations import demo_questions, make_conversations, write_jsonl
 from tinsmith.renderers import Message, Renderer, get_renderer, get_tokenizer, recommended_renderer
-from tinsmith.training import SupervisedConfig, SupervisedResult
-from tinsmith.training import run as run_supervised
+from tinsmith.renderers.messages import content_text
+from tinsmith.training import SupervisedConfig, SupervisedResult, run_supervised
 from tinsmith.training.run_dir import new_run_dir
 
 if TYPE_CHECKING:
@@ -199,4 +199,4 @@ def _answers(
         for question in questions
     ]
     replies = [renderer.parse_response(future.result().sequences[0].tokens) for future in futures]
-    return [str(reply.message["content"]).strip() for reply in replies]
+    return [content_text(reply.message).strip() for reply in replies]

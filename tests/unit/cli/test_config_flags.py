@@ -115,8 +115,10 @@ def test_every_kind_of_value_can_be_a_flag() -> None:
         ),
         (
             "x --schedule square",
-            "invalid choice 'square' for argument '--schedule'. "
-            "Expected one of ('linear', 'cosine').",
+            (
+                "invalid choice 'square' for argument '--schedule'. "
+                "Expected one of ('linear', 'cosine')."
+            ),
             "see tinsmith train sft --help",
         ),
         ("", "missing: DATA", "see tinsmith train sft --help"),
