@@ -1,0 +1,166 @@
+"""JSON bodies that clients send. `type` repeats the endpoint's name, as the protocol has it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AliasChoices, Field
+
+from tinsmith.types._model import RequestModel, allowed
+from tinsmith.types.model_input import ModelInput
+from tinsmith.types.settings import AdamOptimizerConfig, AdamParams, LoraConfig, SamplingParams
+from tinsmith.types.tensor_data import TensorData
+
+__all__ = [
+    "CreateModelRequest",
+    "CreateSamplingSessionRequest",
+    "CreateSessionRequest",
+    "FutureRetrieveRequest",
+    "GetInfoRequest",
+    "LoadWeightsRequest",
+    "OptimStepRequest",
+    "SampleRequest",
+    "SaveWeightsForSamplerRequest",
+    "SaveWeightsRequest",
+    "SessionHeartbeatRequest",
+]
+
+UserMetadata = dict[str, Any]  # Any: the user's own JSON, kept and never read
+
+_Count = Annotated[int, allowed(lambda n: n >= 0, "must be 0 or more")]
+_NumSamples = Annotated[int, allowed(lambda n: n >= 1, "must be 1 or more")]
+_Text = Annotated[str, allowed(bool, "must not be empty")]
+
+
+class CreateSessionRequest(RequestModel):
+    """Opens a session, the frame of everything that one client does."""
+
+    tags: list[str] = []
+    user_metadata: UserMetadata | None = None
+    sdk_version: str
+    project_id: str | None = None
+    display_name: str | None = None
+    type: Literal["create_session"] = "create_session"
+
+
+class SessionHeartbeatRequest(RequestModel):
+    """Says that the client is alive."""
+
+    session_id: str
+    type: Literal["session_heartbeat"] = "session_heartbeat"
+
+
+class CreateModelRequest(RequestModel):
+    """Makes an adapter on a base model."""
+
+    session_id: str
+    model_seq_id: _Count
+    """Place among the session's models, from 0."""
+    base_model: _Text
+    user_metadata: UserMetadata | None = None
+    lora_config: LoraConfig | None = None
+    optimizer_config: AdamOptimizerConfig = AdamOptimizerConfig()
+    type: Literal["create_model"] = "create_model"
+
+
+class GetInfoRequest(RequestModel):
+    """Asks what a model is."""
+
+    model_id: str
+    type: Literal["get_info"] = "get_info"
+
+
+class OptimStepRequest(RequestModel):
+    """Steps the optimizer on the gradients gathered since its last step."""
+
+    optim_params: Annotated[
+        AdamParams,
+        Field(
+            validation_alias=AliasChoices("optim_params", "adam_params", "optimizer_params"),
+            serialization_alias="adam_params",
+        ),
+    ]
+    model_id: str
+    seq_id: int | None = None
+    type: Literal["optim_step"] = "optim_step"
+
+
+class SaveWeightsRequest(RequestModel):
+    """Saves weights and optimizer state under a name."""
+
+    model_id: str
+    path: str | None = None
+    """The checkpoint's name, without slashes."""
+    seq_id: int | None = None
+    ttl_seconds: int | None = None
+    overwrite: bool = False
+    user_metadata: UserMetadata | None = None
+    type: Literal["save_weights"] = "save_weights"
+
+
+class SaveWeightsForSamplerRequest(RequestModel):
+    """Saves weights to sample from: under a name, or nameless straight into a sampling session."""
+
+    model_id: str
+    path: str | None = None
+    sampling_session_seq_id: int | None = None
+    kind: Literal["snapshot", "inflight"] = "snapshot"
+    seq_id: int | None = None
+    ttl_seconds: int | None = None
+    user_metadata: UserMetadata | None = None
+    type: Literal["save_weights_for_sampler"] = "save_weights_for_sampler"
+
+
+class LoadWeightsRequest(RequestModel):
+    """Loads a checkpoint into a model, or (with a session) makes a model from it."""
+
+    model_id: str | None = None
+    seq_id: int | None = None
+    session_id: str | None = None
+    model_seq_id: int | None = None
+    base_model: str | None = None
+    user_metadata: UserMetadata | None = None
+    path: _Text
+    optimizer: bool = False
+    """Also restore the optimizer's state."""
+    optimizer_config: AdamOptimizerConfig | None = None
+    weights_access_token: str | None = None
+    type: Literal["load_weights"] = "load_weights"
+
+
+class CreateSamplingSessionRequest(RequestModel):
+    """Makes something to sample from: a base model, or saved sampler weights."""
+
+    session_id: str
+    sampling_session_seq_id: _Count
+    base_model: str | None = None
+    model_path: str | None = None
+    type: Literal["create_sampling_session"] = "create_sampling_session"
+
+
+class SampleRequest(RequestModel):
+    """Asks for continuations of a prompt, or for log-probabilities of the prompt itself."""
+
+    num_samples: _NumSamples = 1
+    prompt: ModelInput
+    sampling_params: SamplingParams
+    base_model: str | None = None
+    model_path: str | None = None
+    sampling_session_id: str | None = None
+    seq_id: int | None = None
+    """Place among the sampler's requests, from 0; the same one sent again is the same request."""
+    prompt_logprobs: bool = False
+    topk_prompt_logprobs: _Count = 0
+    topk_sample_logprobs: _Count = 0
+    target_prompt_logprobs: TensorData | None = None
+    prompt_alt_tokens_k: _Count = 0
+    prompt_logprobs_last_n: int | None = None
+    record_stability_info: bool = False
+    type: Literal["sample"] = "sample"
+
+
+class FutureRetrieveRequest(RequestModel):
+    """Asks for the result behind a request id; the service holds the answer back a while."""
+
+    request_id: str
+    allow_metadata_only: bool = False

@@ -1,0 +1,132 @@
+"""Settings that people choose: of an adapter, of an optimizer step, of sampling.
+
+Each value is checked when the object is built; the rules are those of the service.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Annotated, Literal, cast
+
+import numpy as np
+from pydantic import PlainValidator
+from pydantic.json_schema import WithJsonSchema
+
+from tinsmith.core.errors import ConfigError
+from tinsmith.types._model import RequestModel, allowed
+
+__all__ = ["AdamOptimizerConfig", "AdamParams", "LoraConfig", "LossFnType", "SamplingParams"]
+
+LossFnType = Literal[
+    "cross_entropy",
+    "importance_sampling",
+    "ppo",
+    "cispo",
+    "dro",
+    "gspo",
+    "stable_reinforce",
+    "custom",
+]
+"""Names of losses in the protocol; the service says which of them it computes."""
+
+
+def _at_least_zero(value: float) -> bool:
+    return value >= 0 and math.isfinite(value)
+
+
+_NotNegative = Annotated[float, allowed(_at_least_zero, "must be 0 or more, and finite")]
+_Beta = Annotated[float, allowed(lambda b: 0 <= b < 1, "must be in [0, 1)")]
+_Seed = Annotated[int | None, allowed(lambda s: -(2**63) <= s < 2**63, "must fit in 64 bits")]
+
+
+class AdamParams(RequestModel):
+    """Settings of one AdamW step."""
+
+    learning_rate: _NotNegative = 1e-4
+    beta1: _Beta = 0.9
+    """Decay of the first moment."""
+    beta2: _Beta = 0.95
+    """Decay of the second moment."""
+    eps: Annotated[
+        float, allowed(lambda e: e > 0 and math.isfinite(e), "must be above 0, and finite")
+    ] = 1e-12
+    weight_decay: _NotNegative = 0.0
+    """Decoupled: weights shrink by learning_rate * weight_decay a step."""
+    grad_clip_norm: _NotNegative = 0.0
+    """Greatest global norm of the gradient; 0 clips nothing."""
+
+
+class AdamOptimizerConfig(RequestModel):
+    """The optimizer's family, chosen when a model is created."""
+
+    type: Literal["adamw"] = "adamw"
+
+
+class LoraConfig(RequestModel):
+    """Shape of a low-rank adapter."""
+
+    rank: Annotated[int, allowed(lambda r: 1 <= r <= 256, "must be 1..256", "try rank=32")]
+    seed: _Seed = None
+    """Seed of the initial weights; None draws one."""
+    train_unembed: bool = True
+    """Adapt the output layer."""
+    train_mlp: bool = True
+    """Adapt the MLP layers, experts included."""
+    train_attn: bool = True
+    """Adapt the attention layers."""
+
+
+def _stop(value: object) -> str | list[str] | list[int] | None:
+    if value is None or (isinstance(value, str) and value):
+        return value
+    if isinstance(value, (list, tuple, np.ndarray)):
+        items = list(cast("Sequence[object]", value))
+        if all(isinstance(item, str) and item for item in items):
+            return cast("list[str]", items)
+        if all(isinstance(item, (int, np.integer)) and not _is_bool(item) for item in items):
+            tokens = [int(cast("int", item)) for item in items]
+            if all(0 <= token < 2**31 for token in tokens):
+                return tokens
+    raise ConfigError(
+        f"stop={value!r}: must be a text, a list of texts or a list of token ids, none empty",
+        field="stop",
+        hint="leave it out to stop at the end of turn, or give [] to stop at nothing",
+    )
+
+
+def _is_bool(value: object) -> bool:
+    return isinstance(value, (bool, np.bool_))
+
+
+class SamplingParams(RequestModel):
+    """How to draw tokens."""
+
+    max_tokens: Annotated[int | None, allowed(lambda n: n >= 1, "must be 1 or more")] = None
+    """Tokens to draw at most; None leaves only the model's context length."""
+    seed: _Seed = None
+    """The same seed, prompt and weights give the same tokens; None draws one."""
+    stop: Annotated[
+        str | list[str] | list[int] | None,
+        PlainValidator(_stop),
+        WithJsonSchema(
+            {
+                "anyOf": [
+                    {"type": "string"},
+                    {"type": "array", "items": {"type": "string"}},
+                    {"type": "array", "items": {"type": "integer"}},
+                    {"type": "null"},
+                ]
+            }
+        ),
+    ] = None
+    """Texts or tokens that end a sequence. None: the model's own end tokens; []: nothing ends it
+    but `max_tokens`."""
+    temperature: Annotated[float, allowed(_at_least_zero, "must be 0 or more, and finite")] = 1.0
+    """0 takes the likeliest token each time."""
+    top_k: Annotated[
+        int, allowed(lambda k: k == -1 or k >= 1, "must be -1 (off), or 1 or more")
+    ] = -1
+    """Draw among the k likeliest tokens only."""
+    top_p: Annotated[float, allowed(lambda p: 0 < p <= 1, "must be in (0, 1]")] = 1.0
+    """Draw among the fewest tokens whose probabilities reach p."""
