@@ -1,16 +1,18 @@
 """Token batches: conversations packed into rows, masked so that none sees another.
 
-Main names: ``Batch``, ``batches``.
+Main names: ``Batch``, ``Stream``, ``batches``.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from copying import copy_document
 from corpus import conversation, render
 from tokenizer import END_OF_TEXT_ID, IM_END_ID, IM_START_ID
 from tokenizers import Tokenizer
@@ -29,6 +31,16 @@ class Batch(NamedTuple):
     weights_BT: torch.Tensor
     positions_BT: torch.Tensor
     mask_B1TT: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Stream:
+    """What fixes a stream of batches."""
+
+    seed: int
+    copy_share: float = 0.0
+    """Share of the documents in short rows that are text to copy."""
+    extra_text: tuple[Path, ...] = ()
 
 
 def assistant_weights(tokens: list[int], tokenizer: Tokenizer) -> list[float]:
@@ -96,7 +108,7 @@ def _fill(documents: Iterator[list[int]], num_rows: int, length: int) -> list[li
     return rows
 
 
-def _paragraphs(paths: list[Path]) -> list[str]:
+def _paragraphs(paths: tuple[Path, ...]) -> list[str]:
     """Cut texts into pieces of about 400 characters at line ends."""
     pieces: list[str] = []
     for path in paths:
@@ -109,13 +121,20 @@ def _paragraphs(paths: list[Path]) -> list[str]:
     return pieces
 
 
-def batches(
-    tokenizer: Tokenizer, seed: int, num_tokens: int, length: int, extra: list[Path] | None = None
-) -> Iterator[Batch]:
+def _with_copies(
+    documents: Iterator[list[int]], rng: random.Random, tokenizer: Tokenizer, share: float
+) -> Iterator[list[int]]:
+    while True:
+        yield copy_document(rng, tokenizer) if rng.random() < share else next(documents)
+
+
+def batches(tokenizer: Tokenizer, stream: Stream, num_tokens: int, length: int) -> Iterator[Batch]:
     """Yield batches of about ``num_tokens`` tokens in rows of ``length``, for ever."""
-    pieces = _paragraphs(extra or [])
-    short = _documents(random.Random(seed), tokenizer, (0,), pieces)
-    long = _documents(random.Random(seed + 1), tokenizer, (3, 5, 8, 12), [])
+    pieces = _paragraphs(stream.extra_text)
+    short = _documents(random.Random(stream.seed), tokenizer, (0,), pieces)
+    long = _documents(random.Random(stream.seed + 1), tokenizer, (3, 5, 8, 12), [])
+    if stream.copy_share:
+        short = _with_copies(short, random.Random(stream.seed + 2), tokenizer, stream.copy_share)
     step = 0
     while True:
         step += 1

@@ -29,7 +29,7 @@ def main() -> None:
         type=Path,
         nargs="*",
         default=[],
-        help="plain texts to mix in (5 % of the documents)",
+        help="plain texts to mix in (about 4 %% of the tokens)",
     )
     parser.add_argument("--resume", action="store_true", help="continue from the state in --work")
     args = parser.parse_args()

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 import torch
-from batches import Batch, batches
+from batches import Batch, Stream, batches
 from safetensors.torch import save_file
 from tokenizer import END_OF_TEXT_ID, IM_END_ID
 from tokenizers import Tokenizer
@@ -54,15 +56,17 @@ CONFIG_KEYS = (
 class TrainConfig:
     """What fixes a training run."""
 
-    steps: int = 2600
+    steps: int = 2200
     tokens_per_step: int = 4096
     row_length: int = 256
     muon_lr: float = 0.02
     adamw_lr: float = 4e-3
     warmup_steps: int = 40
     """Steps with rising learning rate."""
-    decay: float = 0.6
+    decay: float = 0.5
     """Share of the steps, at the end, with falling learning rate."""
+    copy_share: float = 0.1
+    """Share of text to copy among the documents, once the learning rate falls."""
     seed: int = 1234
     threads: int = 2
     extra_text: tuple[Path, ...] = field(default=())
@@ -145,6 +149,16 @@ def save_model(model: Qwen3ForCausalLM, folder: Path) -> None:
     (folder / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n")
 
 
+def _batches(tokenizer: Tokenizer, config: TrainConfig) -> Iterator[Batch]:
+    """Yield the batches of a run: text to copy joins when the learning rate begins to fall."""
+    sizes = (config.tokens_per_step, config.row_length)
+    first = Stream(config.seed, extra_text=config.extra_text)
+    second = Stream(config.seed + 1000, config.copy_share, config.extra_text)
+    num_flat = round(config.steps * (1.0 - config.decay))
+    yield from islice(batches(tokenizer, first, *sizes), num_flat)
+    yield from batches(tokenizer, second, *sizes)
+
+
 def _save_state(
     path: Path, model: Qwen3ForCausalLM, optimizers: list[torch.optim.Optimizer], step: int
 ) -> None:
@@ -180,9 +194,7 @@ def train(
     torch.use_deterministic_algorithms(True)
     model = Qwen3ForCausalLM(model_config(tokenizer.get_vocab_size()))
     optimizers = _optimizers(model, config)
-    stream = batches(
-        tokenizer, config.seed, config.tokens_per_step, config.row_length, list(config.extra_text)
-    )
+    stream = _batches(tokenizer, config)
     folder.mkdir(parents=True, exist_ok=True)
     first = _load_state(folder / "state.pt", model, optimizers) if resume else 0
     for _ in range(first):
