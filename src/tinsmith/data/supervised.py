@@ -1,0 +1,206 @@
+"""Conversations ready to train on: rendered, cut to length, and counted where they do not fit.
+
+`SupervisedDataset` looks at every conversation once, before training starts, so that a problem in
+line 40,000 is reported in the first seconds; tokens are made batch by batch, when asked for.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from tinsmith.core.errors import DataError
+from tinsmith.data.conversations import Conversation
+from tinsmith.data.datums import BuiltDatum, datum_from_example
+from tinsmith.renderers.base import Renderer
+from tinsmith.renderers.messages import RendererError, TrainOnWhat, trained_messages
+
+logger = logging.getLogger(__name__)
+
+TooLong = Literal["error", "truncate", "skip"]
+
+
+@dataclass(frozen=True)
+class ExampleCounts:
+    """What became of the conversations that were offered.
+
+    Attributes:
+        num_offered: Conversations looked at.
+        num_used: Conversations trained on.
+        num_truncated: Of these, how many lose tokens on the right.
+        num_truncated_tokens: Tokens that they lose.
+        num_too_long_skipped: Left out because they are too long.
+        num_without_loss_skipped: Left out because no token with a loss weight is left.
+    """
+
+    num_offered: int = 0
+    num_used: int = 0
+    num_truncated: int = 0
+    num_truncated_tokens: int = 0
+    num_too_long_skipped: int = 0
+    num_without_loss_skipped: int = 0
+
+
+@dataclass(frozen=True)
+class ExampleFormat:
+    """How a conversation becomes an example.
+
+    Attributes:
+        renderer: Format of the tokens.
+        train_on_what: Messages that carry loss weight.
+        max_length: Longest example in tokens, prompt and answer together.
+        on_too_long: What to do with a longer one.
+    """
+
+    renderer: Renderer
+    train_on_what: TrainOnWhat
+    max_length: int
+    on_too_long: TooLong = "error"
+
+    def build(self, conversation: Conversation) -> BuiltDatum:
+        """Render one conversation and cut it to length.
+
+        Raises:
+            DataError: `path:line: what the format cannot express`.
+        """
+        try:
+            example = self.renderer.build_supervised_example(
+                conversation.messages, self.train_on_what
+            )
+        except RendererError as error:
+            raise _at(conversation, error.message, error.hint) from error
+        return datum_from_example(example.model_input, example.weights, self.max_length)
+
+
+class SupervisedDataset:
+    """Conversations that can be trained on, in a fixed order.
+
+    Attributes:
+        counts: How many conversations were truncated or left out.
+    """
+
+    def __init__(
+        self, conversations: Sequence[Conversation], form: ExampleFormat, counts: ExampleCounts
+    ) -> None:
+        self.conversations = tuple(conversations)
+        self.form = form
+        self.counts = counts
+
+    @classmethod
+    def from_conversations(
+        cls, conversations: Iterable[Conversation], form: ExampleFormat
+    ) -> SupervisedDataset:
+        """Look at every conversation and keep those that can be trained on.
+
+        Raises:
+            DataError: A conversation is too long and `on_too_long="error"`, or holds what the
+                format cannot express; the message names file and line.
+        """
+        kept: list[Conversation] = []
+        fates = {"used": 0, "truncated": 0, "too_long": 0, "without_loss": 0, "cut_tokens": 0}
+        offered = 0
+        for conversation in conversations:
+            offered += 1
+            fate, cut_tokens = _fate(conversation, form)
+            fates[fate] += 1
+            fates["cut_tokens"] += cut_tokens
+            if fate in ("used", "truncated"):
+                kept.append(conversation)
+        counts = ExampleCounts(
+            num_offered=offered,
+            num_used=len(kept),
+            num_truncated=fates["truncated"],
+            num_truncated_tokens=fates["cut_tokens"],
+            num_too_long_skipped=fates["too_long"],
+            num_without_loss_skipped=fates["without_loss"],
+        )
+        _warn_of_losses(counts, form)
+        return cls(kept, form, counts)
+
+    def __len__(self) -> int:
+        return len(self.conversations)
+
+    def build(self, indices: Iterable[int]) -> list[BuiltDatum]:
+        """Datums of the conversations at `indices`, in that order."""
+        return [self.form.build(self.conversations[index]) for index in indices]
+
+
+def _fate(conversation: Conversation, form: ExampleFormat) -> tuple[str, int]:
+    """What to do with a conversation, and how many tokens it loses."""
+    if _surely_fits(conversation, form):
+        return "used", 0
+    built = form.build(conversation)
+    if built.num_truncated_tokens and form.on_too_long == "error":
+        length = form.max_length + built.num_truncated_tokens
+        raise _at(
+            conversation,
+            f"the conversation has {length} tokens, more than max_length={form.max_length}",
+            f"raise max_length to {length}, or set on_too_long to truncate or skip",
+        )
+    if built.num_truncated_tokens and form.on_too_long == "skip":
+        return "too_long", 0
+    if built.num_loss_tokens == 0:
+        return "without_loss", 0
+    return ("truncated" if built.num_truncated_tokens else "used"), built.num_truncated_tokens
+
+
+_TOKENS_AROUND_A_MESSAGE = 16
+
+
+def _surely_fits(conversation: Conversation, form: ExampleFormat) -> bool:
+    """Whether a conversation needs no look at its tokens: short, and with something to learn.
+
+    A text never has more tokens than UTF-8 bytes; the factor for other than ASCII text leaves room
+    for a normalizer that takes characters apart.
+    """
+    num_tokens = _TOKENS_AROUND_A_MESSAGE
+    try:
+        for index, message in enumerate(conversation.messages):
+            form.renderer.check_message(message, index)
+        has_loss = any(trained_messages(conversation.messages, form.train_on_what))
+    except RendererError:
+        return False  # to be rendered, and so to fail with its place
+    for message in conversation.messages:
+        content = message["content"]
+        if not isinstance(content, str):
+            return False
+        num_bytes = len(content) if content.isascii() else 3 * len(content.encode())
+        num_tokens += num_bytes + _TOKENS_AROUND_A_MESSAGE
+    return has_loss and num_tokens <= form.max_length
+
+
+def _warn_of_losses(counts: ExampleCounts, form: ExampleFormat) -> None:
+    if counts.num_truncated:
+        logger.warning(
+            "%d of %d conversations are longer than max_length=%d and lose %d tokens in all",
+            counts.num_truncated,
+            counts.num_offered,
+            form.max_length,
+            counts.num_truncated_tokens,
+        )
+    if counts.num_too_long_skipped:
+        logger.warning(
+            "%d of %d conversations are longer than max_length=%d and are left out",
+            counts.num_too_long_skipped,
+            counts.num_offered,
+            form.max_length,
+        )
+    if counts.num_without_loss_skipped:
+        logger.warning(
+            "%d of %d conversations have no token to learn with train_on_what=%s and are left out",
+            counts.num_without_loss_skipped,
+            counts.num_offered,
+            form.train_on_what.value,
+        )
+
+
+def _at(conversation: Conversation, what: str, cure: str | None) -> DataError:
+    return DataError(
+        f"{conversation.path}:{conversation.line}: {what}",
+        field="data",
+        file=conversation.path,
+        line=conversation.line,
+        hint=cure,
+    )

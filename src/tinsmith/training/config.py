@@ -1,0 +1,113 @@
+"""Configuration of the supervised loop."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from tinsmith.algorithms.schedules import ScheduleName
+from tinsmith.core.paths import BUNDLED_MODEL
+from tinsmith.data.supervised import TooLong
+from tinsmith.renderers.messages import TrainOnWhat
+from tinsmith.types import AdamParams
+
+LossNormalisation = Literal["token_mean", "example_mean", "sum"]
+IfExists = Literal["raise", "resume", "delete", "ask"]
+
+
+class SupervisedConfig(BaseModel):
+    """A supervised fine-tuning run."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    data: Path
+    """JSONL file of conversations, one object with `messages` a line."""
+    model: str = BUNDLED_MODEL
+    """Base model: the bundled one, a directory, or a Hugging Face Hub name."""
+    base_url: str | None = None
+    """Address of the service; none starts or joins the embedded one."""
+    run_dir: Path | None = None
+    """Directory of the run; none makes one under the data directory, named by time and data."""
+    if_exists: IfExists = "raise"
+    """What to do when the run directory holds a run: raise, resume, delete or ask."""
+
+    renderer: str | None = None
+    """Chat format; none takes the one that fits the model."""
+    train_on_what: TrainOnWhat = TrainOnWhat.ALL_ASSISTANT_MESSAGES
+    """Messages that carry loss weight."""
+    max_length: int = Field(default=2048, ge=2)
+    """Longest conversation in tokens."""
+    on_too_long: TooLong = "error"
+    """What to do with a longer conversation: error, truncate on the right, or skip."""
+    test_size: float = Field(default=0, ge=0)
+    """Conversations held out for evaluation: a number, or a fraction below 1."""
+
+    batch_size: int = Field(default=16, ge=1)
+    """Conversations a step; the last batch of an epoch may be smaller."""
+    num_epochs: int = Field(default=1, ge=1)
+    """Passes over the data."""
+    max_steps: int | None = Field(default=None, ge=1)
+    """Stop after so many steps; the schedule ends there, too."""
+    seed: int = Field(default=0, ge=0)
+    """Seed of the split, of the orders, and of the adapter unless it has its own."""
+    loss_normalisation: LossNormalisation = "token_mean"
+    """Meaning of the learning rate: `token_mean` divides by the batch's trained tokens, so every
+    token counts the same; `example_mean` by those of each conversation and by the number of
+    conversations, so every conversation counts the same; `sum` divides by nothing."""
+
+    learning_rate: float = Field(default=5e-4, gt=0)
+    """Peak learning rate."""
+    lr_schedule: ScheduleName = "linear"
+    """Decay after warm-up: linear, cosine or constant."""
+    warmup_steps: int = Field(default=0, ge=0)
+    """Steps of linear warm-up."""
+    adam_beta1: float = Field(default=0.9, ge=0, lt=1)
+    """Decay of Adam's first moment."""
+    adam_beta2: float = Field(default=0.95, ge=0, lt=1)
+    """Decay of Adam's second moment."""
+    adam_eps: float = Field(default=1e-8, gt=0)
+    """Added to the root of Adam's second moment."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    """Decoupled weight decay, as in AdamW."""
+    grad_clip_norm: float = Field(default=0.0, ge=0)
+    """Largest global gradient norm; 0 does not clip."""
+
+    lora_rank: int = Field(default=32, ge=1)
+    """Rank of the adapter."""
+    lora_seed: int | None = Field(default=None, ge=0)
+    """Seed of the adapter's initial weights; none takes `seed`."""
+    train_attn: bool = True
+    """Adapt the attention projections."""
+    train_mlp: bool = True
+    """Adapt the feed-forward projections."""
+    train_unembed: bool = True
+    """Adapt the output projection."""
+
+    eval_every: int = Field(default=10, ge=0)
+    """Steps between evaluations on held-out data; there is always one before the first step and
+    one after the last. 0 leaves it at these two."""
+    save_every: int = Field(default=50, ge=0)
+    """Steps between checkpoints to resume from; 0 saves at the end only."""
+    submit_ahead: int = Field(default=1, ge=0)
+    """Steps sent to the service before the oldest is awaited; results do not depend on it."""
+    progress: bool = True
+    """Show a progress bar when stderr is a terminal."""
+
+    def adam_params(self, multiplier: float) -> AdamParams:
+        """Optimizer settings of a step whose schedule multiplier is given."""
+        return AdamParams(
+            learning_rate=self.learning_rate * multiplier,
+            beta1=self.adam_beta1,
+            beta2=self.adam_beta2,
+            eps=self.adam_eps,
+            weight_decay=self.weight_decay,
+            grad_clip_norm=self.grad_clip_norm,
+        )
+
+
+FREE_ON_RESUME = frozenset(
+    {"base_url", "run_dir", "if_exists", "progress", "submit_ahead", "save_every"}
+)
+"""Fields that may change when a run is resumed, since no metric depends on them."""

@@ -1,0 +1,115 @@
+"""Conversations that do not fit: refused, cut or left out, and always counted."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.unit.data.conftest import WriteLines, chat
+from tinsmith.core.errors import DataError
+from tinsmith.data import Conversation, ExampleCounts, SupervisedDataset, read_conversations
+from tinsmith.data import supervised as supervised_module
+from tinsmith.data.supervised import ExampleFormat, TooLong
+from tinsmith.renderers import ChatMLRenderer, RoleColonRenderer, TrainOnWhat
+
+LONG = "word " * 200
+
+
+def form(renderer: Any, max_length: int = 64, on_too_long: TooLong = "error") -> ExampleFormat:
+    return ExampleFormat(renderer, TrainOnWhat.ALL_ASSISTANT_MESSAGES, max_length, on_too_long)
+
+
+def test_a_long_conversation_is_named_with_its_length_and_the_cure(
+    write_lines: WriteLines, chatml: ChatMLRenderer
+) -> None:
+    path = write_lines([chat("short"), chat("long", LONG)])
+    conversations = read_conversations(path)
+    length = chatml.build_supervised_example(conversations[1].messages).model_input.length
+    with pytest.raises(DataError) as caught:
+        SupervisedDataset.from_conversations(conversations, form(chatml))
+    assert str(caught.value) == (
+        f"{path}:2: the conversation has {length} tokens, more than max_length=64; "
+        f"raise max_length to {length}, or set on_too_long to truncate or skip"
+    )
+    assert len(SupervisedDataset.from_conversations(conversations, form(chatml, length))) == 2
+
+
+def test_a_long_conversation_can_be_cut_and_the_loss_is_counted(
+    write_lines: WriteLines, chatml: ChatMLRenderer, caplog: pytest.LogCaptureFixture
+) -> None:
+    conversations = read_conversations(write_lines([chat("short"), chat("long", LONG)]))
+    dataset = SupervisedDataset.from_conversations(conversations, form(chatml, 64, "truncate"))
+    length = chatml.build_supervised_example(conversations[1].messages).model_input.length
+    assert dataset.counts == ExampleCounts(
+        num_offered=2, num_used=2, num_truncated=1, num_truncated_tokens=length - 64
+    )
+    assert dataset.build([1])[0].datum.model_input.length == 63
+    assert (
+        f"1 of 2 conversations are longer than max_length=64 and lose {length - 64}" in caplog.text
+    )
+
+
+def test_a_long_conversation_can_be_left_out(
+    write_lines: WriteLines, chatml: ChatMLRenderer, caplog: pytest.LogCaptureFixture
+) -> None:
+    conversations = read_conversations(write_lines([chat("long", LONG), chat("short")]))
+    dataset = SupervisedDataset.from_conversations(conversations, form(chatml, 64, "skip"))
+    assert dataset.counts == ExampleCounts(num_offered=2, num_used=1, num_too_long_skipped=1)
+    assert [c.line for c in dataset.conversations] == [2]
+    assert "1 of 2 conversations are longer than max_length=64 and are left out" in caplog.text
+
+
+def test_a_cut_that_leaves_nothing_to_learn_leaves_the_conversation_out(
+    write_lines: WriteLines, chatml: ChatMLRenderer, caplog: pytest.LogCaptureFixture
+) -> None:
+    conversations = read_conversations(write_lines([chat(LONG, "Yes."), chat("short")]))
+    dataset = SupervisedDataset.from_conversations(conversations, form(chatml, 64, "truncate"))
+    assert dataset.counts == ExampleCounts(num_offered=2, num_used=1, num_without_loss_skipped=1)
+    assert "1 of 2 conversations have no token to learn" in caplog.text
+
+
+def test_a_conversation_with_nothing_to_learn_is_counted_though_it_is_short(
+    write_lines: WriteLines, chatml: ChatMLRenderer
+) -> None:
+    silent = {"messages": [{"role": "assistant", "content": "A", "weight": 0}]}
+    conversations = read_conversations(write_lines([silent, chat("Q")]))
+    dataset = SupervisedDataset.from_conversations(conversations, form(chatml))
+    assert dataset.counts == ExampleCounts(num_offered=2, num_used=1, num_without_loss_skipped=1)
+
+
+def test_what_the_format_cannot_express_is_found_before_training(
+    write_lines: WriteLines, chatml: ChatMLRenderer
+) -> None:
+    dialogue = chat("Write.", "Sure.\n\nUser: Hi")
+    path = write_lines([chat("Q"), dialogue])
+    conversations = read_conversations(path)
+    assert len(SupervisedDataset.from_conversations(conversations, form(chatml))) == 2
+    with pytest.raises(DataError, match=r":2: message 1: the assistant's text holds") as caught:
+        SupervisedDataset.from_conversations(
+            conversations, form(RoleColonRenderer(chatml.tokenizer))
+        )
+    assert caught.value.line == 2
+
+
+def test_a_message_key_of_another_mode_is_found_before_training(
+    write_lines: WriteLines, chatml: ChatMLRenderer
+) -> None:
+    row = {"messages": [{"role": "assistant", "content": "A", "trainable": True}]}
+    conversations = read_conversations(write_lines([row]))
+    with pytest.raises(DataError, match=r":1: message 0: trainable is set"):
+        SupervisedDataset.from_conversations(conversations, form(chatml))
+
+
+@given(
+    texts=st.lists(st.text(max_size=30), min_size=1, max_size=3),
+    max_length=st.integers(4, 120),
+)
+def test_the_short_cut_never_lets_a_long_conversation_through(
+    chatml: ChatMLRenderer, texts: list[str], max_length: int
+) -> None:
+    messages = tuple({"role": "assistant", "content": text} for text in texts)
+    conversation = Conversation(messages, "data.jsonl", 1)  # type: ignore[arg-type]
+    shape = form(chatml, max_length)
+    if supervised_module._surely_fits(conversation, shape):
+        assert shape.build(conversation).num_truncated_tokens == 0

@@ -1,0 +1,140 @@
+"""A service in a few lines of NumPy: one number is the model, and everything is on record.
+
+The model is a bias `w`; a token's logprob is `-softplus(-(w + token % 7))`. Gradients accumulate in
+`forward_backward` and are applied by `optim_step` with a momentum, so that a resumed run equals an
+undisturbed one only if state, optimizer and data position are all restored. Calls take effect in
+the order they are made; results come when the event loop gets round to them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Generator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from tinsmith.types import (
+    AdamParams,
+    Datum,
+    ForwardBackwardOutput,
+    OptimStepResponse,
+    SaveWeightsForSamplerResponse,
+    SaveWeightsResponse,
+    TensorData,
+)
+
+
+class Later:
+    """A result that comes a turn of the event loop later, and says when it was read."""
+
+    def __init__(self, value: Any, calls: list[str], label: str) -> None:
+        self._value, self._calls, self._label = value, calls, label
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        return self._get().__await__()
+
+    async def _get(self) -> Any:
+        await asyncio.sleep(0)
+        self._calls.append(f"read {self._label}")
+        return self._value
+
+
+@dataclass
+class State:
+    w: float
+    momentum: float = 0.0
+    num_steps: int = 0
+
+
+@dataclass
+class FakeTrainingClient:
+    state: State
+    service: FakeService
+    grad: float = 0.0
+
+    def forward(self, data: list[Datum], loss_fn: str, config: Any = None) -> Later:
+        return self._pass(data, loss_fn, backward=False)
+
+    def forward_backward(self, data: list[Datum], loss_fn: str, config: Any = None) -> Later:
+        return self._pass(data, loss_fn, backward=True)
+
+    def _pass(self, data: list[Datum], loss_fn: str, *, backward: bool) -> Later:
+        assert loss_fn == "cross_entropy"
+        kind = "forward_backward" if backward else "forward"
+        self._say(f"{kind} at {self.state.num_steps}")
+        outputs, loss = [], 0.0
+        for datum in data:
+            targets = datum.loss_fn_inputs["target_tokens"].to_numpy()
+            weights = datum.loss_fn_inputs["weights"].to_numpy().astype(np.float64)
+            logits = self.state.w + targets % 7
+            logprobs = -np.logaddexp(0, -logits) + self.service.offset
+            loss -= float(weights @ logprobs)
+            if backward:
+                self.grad -= float(weights @ (1 - 1 / (1 + np.exp(-logits))))
+            outputs.append({"logprobs": TensorData.from_numpy(logprobs.astype(np.float32))})
+            self.service.seen_weights.append(datum.loss_fn_inputs["weights"].to_numpy())
+        output = ForwardBackwardOutput(
+            loss_fn_output_type="TensorData", loss_fn_outputs=outputs, metrics={"loss:sum": loss}
+        )
+        return Later(output, self.service.calls, f"{kind} at {self.state.num_steps}")
+
+    def optim_step(self, params: AdamParams) -> Later:
+        state = self.state
+        state.momentum = params.beta1 * state.momentum + self.grad
+        state.w -= params.learning_rate * state.momentum
+        grad_norm, self.grad = abs(self.grad), 0.0
+        state.num_steps += 1
+        self._say(f"optim_step {state.num_steps}")
+        self.service.learning_rates.append(params.learning_rate)
+        metrics = {"grad_norm": grad_norm, "weight": state.w}
+        return Later(
+            OptimStepResponse(metrics=metrics), self.service.calls, f"optim_step {state.num_steps}"
+        )
+
+    def save_state(self, name: str) -> Later:
+        self._say(f"save_state {name} at {self.state.num_steps}")
+        path = f"tinker://run/weights/{name}"
+        self.service.saved[path] = State(**vars(self.state))
+        return Later(SaveWeightsResponse(path=path), self.service.calls, f"save_state {name}")
+
+    def save_weights_for_sampler(self, name: str) -> Later:
+        self._say(f"save_weights_for_sampler {name} at {self.state.num_steps}")
+        path = f"tinker://run/sampler_weights/{name}"
+        return Later(
+            SaveWeightsForSamplerResponse(path=path), self.service.calls, f"save_sampler {name}"
+        )
+
+    def _say(self, call: str) -> None:
+        self.service.calls.append(call)
+        if call == self.service.die_at:
+            raise KilledError(call)
+
+
+class KilledError(BaseException):
+    """The trainer dies here; not an Exception, so nothing cleans up after it."""
+
+
+@dataclass
+class FakeService:
+    """Makes fake training clients; `die_at` names a call that never returns."""
+
+    calls: list[str] = field(default_factory=list)
+    learning_rates: list[float] = field(default_factory=list)
+    seen_weights: list[Any] = field(default_factory=list)
+    saved: dict[str, State] = field(default_factory=dict)
+    created: list[dict[str, Any]] = field(default_factory=list)
+    die_at: str | None = None
+    offset: float = 0.0
+
+    def create_lora_training_client(self, base_model: str, **options: Any) -> Later:
+        self.created.append({"base_model": base_model, **options})
+        client = FakeTrainingClient(State(w=float(options["seed"])), self)
+        return Later(client, self.calls, "client")
+
+    def create_training_client_from_state_with_optimizer(self, path: str) -> Later:
+        self.calls.append(f"load {path}")
+        return Later(
+            FakeTrainingClient(State(**vars(self.saved[path])), self), self.calls, "client"
+        )

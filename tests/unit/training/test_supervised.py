@@ -1,0 +1,393 @@
+"""The supervised loop against a service of one number: order of calls, metrics, resume."""
+
+import json
+import logging
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.unit.training.conftest import MakeConfig
+from tests.unit.training.fakes import FakeService, KilledError
+from tinsmith.core.errors import ConfigError, DataError
+from tinsmith.telemetry import read_metrics
+from tinsmith.training import SupervisedResult, TrainingDivergedError, names, run_supervised
+from tinsmith.training.checkpoints import read_records
+
+
+def work(calls: list[str]) -> list[str]:
+    """What was asked of the service, without the reading of results."""
+    return [call for call in calls if not call.startswith("read ")]
+
+
+def comparable(rows: list[dict[str, float]]) -> list[dict[str, float]]:
+    return [
+        {k: v for k, v in row.items() if not k.startswith(names.MEASURED_PREFIXES)} for row in rows
+    ]
+
+
+def test_the_next_step_is_sent_before_the_last_one_is_read(
+    make_config: MakeConfig, service: FakeService
+) -> None:
+    run_supervised(make_config(test_size=0, save_every=0), service=service)
+    sent = {call: place for place, call in enumerate(service.calls)}
+    for step in range(1, 8):
+        assert sent[f"optim_step {step + 1}"] < sent[f"read optim_step {step}"]
+        assert sent[f"read optim_step {step}"] < sent[f"optim_step {step + 2}"]
+
+
+def test_submit_ahead_zero_waits_for_every_step(
+    make_config: MakeConfig, service: FakeService
+) -> None:
+    run_supervised(make_config(test_size=0, save_every=0, submit_ahead=0), service=service)
+    sent = {call: place for place, call in enumerate(service.calls)}
+    for step in range(1, 8):
+        assert sent[f"read optim_step {step}"] < sent[f"optim_step {step + 1}"]
+
+
+@pytest.mark.parametrize("submit_ahead", [0, 1, 3])
+def test_evaluations_and_checkpoints_see_the_state_that_their_label_says(
+    make_config: MakeConfig, service: FakeService, submit_ahead: int
+) -> None:
+    result = run_supervised(make_config(submit_ahead=submit_ahead), service=service)
+    evaluated = [int(c.split()[-1]) for c in work(service.calls) if c.startswith("forward at")]
+    assert evaluated == [0, 3, 6, 9]
+    assert [c for c in service.calls if c.startswith("save_")] == [
+        "save_state 000002 at 2",
+        "save_state 000004 at 4",
+        "save_state 000006 at 6",
+        "save_state 000008 at 8",
+        "save_state final at 9",
+        "save_weights_for_sampler final at 9",
+    ]
+    assert all(
+        service.saved[str(record.state_path)].num_steps == record.step
+        for record in read_records(result.run_dir / "checkpoints.jsonl")
+    )
+
+
+def test_checkpoint_records_say_where_the_data_goes_on(
+    make_config: MakeConfig, service: FakeService
+) -> None:
+    result = run_supervised(make_config(), service=service)
+    records = read_records(result.run_dir / "checkpoints.jsonl")
+    assert [(r.name, r.step, r.epoch, r.batch) for r in records] == [
+        ("000002", 2, 0, 2),
+        ("000004", 4, 1, 1),
+        ("000006", 6, 2, 0),
+        ("000008", 8, 2, 2),
+        ("final", 9, 3, 0),
+    ]
+    assert [r.sampler_path for r in records[:-1]] == [None] * 4
+    assert records[-1].sampler_path == result.sampler_path == "tinker://run/sampler_weights/final"
+
+
+@pytest.mark.parametrize("submit_ahead", [0, 2, 5])
+def test_results_do_not_depend_on_how_far_ahead_steps_are_sent(
+    make_config: MakeConfig, tmp_path: Path, submit_ahead: int
+) -> None:
+    def rows(ahead: int) -> list[dict[str, float]]:
+        config = make_config(run_dir=tmp_path / f"ahead{ahead}", submit_ahead=ahead)
+        result = run_supervised(config, service=FakeService())
+        return comparable(read_metrics(result.run_dir / "metrics.jsonl"))
+
+    assert rows(submit_ahead) == rows(1)
+
+
+def test_evaluation_leaves_training_untouched(make_config: MakeConfig, tmp_path: Path) -> None:
+    def train_rows(eval_every: int) -> list[dict[str, float]]:
+        config = make_config(run_dir=tmp_path / f"every{eval_every}", eval_every=eval_every)
+        result = run_supervised(config, service=FakeService())
+        rows = comparable(read_metrics(result.run_dir / "metrics.jsonl"))
+        return [row for row in rows if names.TRAIN_NLL in row]
+
+    assert train_rows(1) == train_rows(0)
+
+
+KILLS = [
+    "forward_backward at 0",
+    "optim_step 2",
+    "save_state 000002 at 2",
+    "forward_backward at 2",
+    "optim_step 5",
+    "forward at 6",
+    "save_state 000006 at 6",
+    "optim_step 9",
+    "forward at 9",
+    "save_weights_for_sampler final at 9",
+]
+
+
+@pytest.mark.parametrize("die_at", KILLS)
+def test_a_killed_run_resumes_to_the_same_metrics_as_an_undisturbed_one(
+    make_config: MakeConfig, tmp_path: Path, die_at: str
+) -> None:
+    undisturbed = run_supervised(
+        make_config(run_dir=tmp_path / "undisturbed"), service=FakeService()
+    )
+    service = FakeService(die_at=die_at)
+    with pytest.raises(KilledError):
+        run_supervised(make_config(), service=service)
+    again = FakeService(saved=service.saved)
+    resumed = run_supervised(make_config(if_exists="resume"), service=again)
+    assert all_rows(resumed) == all_rows(undisturbed)
+    assert resumed.eval_nll_after == undisturbed.eval_nll_after
+    records = read_records(resumed.run_dir / "checkpoints.jsonl")
+    assert [r.step for r in records] == [2, 4, 6, 8, 9]
+
+
+def all_rows(result: SupervisedResult) -> list[dict[str, float]]:
+    return comparable(read_metrics(result.run_dir / "metrics.jsonl"))
+
+
+def test_resuming_starts_from_the_newest_checkpoint_and_repeats_nothing_before_it(
+    make_config: MakeConfig,
+) -> None:
+    service = FakeService(die_at="optim_step 6")
+    with pytest.raises(KilledError):
+        run_supervised(make_config(), service=service)
+    again = FakeService(saved=service.saved)
+    result = run_supervised(make_config(if_exists="resume"), service=again)
+    assert work(again.calls)[:2] == ["load tinker://run/weights/000004", "forward_backward at 4"]
+    assert result.resumed_from_step == 4
+
+
+def test_a_half_written_metrics_line_does_not_survive_a_resume(make_config: MakeConfig) -> None:
+    service = FakeService(die_at="optim_step 4")
+    with pytest.raises(KilledError):
+        run_supervised(make_config(), service=service)
+    run_dir = make_config().run_dir
+    assert run_dir is not None
+    for name in ("metrics.jsonl", "checkpoints.jsonl"):
+        with (run_dir / name).open("a") as file:
+            file.write('{"step": 4, "na')
+    run_supervised(make_config(if_exists="resume"), service=FakeService(saved=service.saved))
+    for name in ("metrics.jsonl", "checkpoints.jsonl"):
+        for line in (run_dir / name).read_text().splitlines():
+            json.loads(line)
+
+
+def test_resuming_a_complete_run_trains_nothing(make_config: MakeConfig) -> None:
+    first = run_supervised(make_config(), service=FakeService())
+    service = FakeService()
+    second = run_supervised(make_config(if_exists="resume"), service=service)
+    assert service.calls == []
+    assert second.metrics == first.metrics
+    assert second.sampler_path == first.sampler_path
+
+
+def test_resuming_with_other_settings_is_refused(make_config: MakeConfig) -> None:
+    run_supervised(make_config(), service=FakeService())
+    with pytest.raises(ConfigError, match=r"learning_rate=0\.2: the run to resume has 0\.1"):
+        run_supervised(make_config(if_exists="resume", learning_rate=0.2), service=FakeService())
+
+
+def test_a_run_is_not_overwritten_unless_asked(make_config: MakeConfig) -> None:
+    run_supervised(make_config(), service=FakeService())
+    with pytest.raises(ConfigError, match="holds a run; set if_exists to resume or delete"):
+        run_supervised(make_config(), service=FakeService())
+    service = FakeService()
+    result = run_supervised(make_config(if_exists="delete"), service=service)
+    assert [row["step"] for row in read_metrics(result.run_dir / "metrics.jsonl")][0] == 0
+    assert len(read_records(result.run_dir / "checkpoints.jsonl")) == 5
+
+
+def test_deleting_a_run_leaves_other_files_alone(make_config: MakeConfig) -> None:
+    result = run_supervised(make_config(), service=FakeService())
+    notes = result.run_dir / "notes.txt"
+    notes.write_text("mine")
+    run_supervised(make_config(if_exists="delete"), service=FakeService())
+    assert notes.read_text() == "mine"
+
+
+def test_a_step_reports_what_it_should(make_config: MakeConfig, service: FakeService) -> None:
+    result = run_supervised(make_config(), service=service)
+    rows = read_metrics(result.run_dir / "metrics.jsonl")
+    train = [row for row in rows if names.TRAIN_NLL in row]
+    assert [row["step"] for row in train] == list(range(1, 10))
+    assert set(train[0]) == {
+        "step",
+        "train/nll",
+        "train/num_sequences",
+        "train/num_tokens",
+        "train/num_loss_tokens",
+        "optim/grad_norm",
+        "optim/weight",
+        "optim/learning_rate",
+        "progress/epoch",
+        "progress/fraction",
+        "time/step_s",
+        "throughput/tokens_per_s",
+    }
+    assert [row[names.PROGRESS_EPOCH] for row in train] == pytest.approx(
+        [step / 3 for step in range(1, 10)]
+    )
+    assert train[-1][names.PROGRESS_FRACTION] == 1.0
+    assert [row[names.TRAIN_NUM_SEQUENCES] for row in train] == [4, 4, 2] * 3
+    evaluations = [row for row in rows if names.EVAL_NLL in row]
+    assert [row["step"] for row in evaluations] == [0, 3, 6, 9]
+    assert result.eval_nll_before == evaluations[0][names.EVAL_NLL]
+    assert result.eval_nll_after == evaluations[-1][names.EVAL_NLL]
+    assert result.eval_nll_after < result.eval_nll_before
+
+
+def test_the_reported_loss_is_the_mean_over_trained_tokens(
+    make_config: MakeConfig, service: FakeService
+) -> None:
+    result = run_supervised(make_config(max_steps=1, test_size=0), service=service)
+    [row] = read_metrics(result.run_dir / "metrics.jsonl")
+    weights = service.seen_weights[:4]
+    num_trained = sum(int((w != 0).sum()) for w in weights)
+    assert row[names.TRAIN_NUM_LOSS_TOKENS] == num_trained
+    assert (
+        0 < row[names.TRAIN_NLL] < math.log1p(math.exp(-1))
+    )  # one token's loss at w = 1, not a sum
+
+
+@pytest.mark.parametrize("normalisation", ["token_mean", "example_mean", "sum"])
+def test_weights_are_normalised_as_the_configuration_says(
+    make_config: MakeConfig, service: FakeService, normalisation: str
+) -> None:
+    config = make_config(max_steps=1, test_size=0, loss_normalisation=normalisation)
+    run_supervised(config, service=service)
+    weights = service.seen_weights[:4]
+    counts = [int((w != 0).sum()) for w in weights]
+    assert len(set(counts)) > 1
+    total = {"token_mean": 1.0, "example_mean": 1.0, "sum": float(sum(counts))}[normalisation]
+    assert sum(float(w.sum()) for w in weights) == pytest.approx(total, rel=1e-6)
+    shares = [float(w.sum()) for w in weights]
+    if normalisation == "example_mean":
+        assert shares == pytest.approx([0.25] * 4)
+    else:
+        assert shares == pytest.approx([total * count / sum(counts) for count in counts])
+    assert all(w.dtype == np.float32 for w in weights)
+
+
+def test_the_learning_rate_follows_schedule_and_warm_up(
+    make_config: MakeConfig, service: FakeService
+) -> None:
+    run_supervised(make_config(warmup_steps=1, max_steps=5, lr_schedule="linear"), service=service)
+    assert service.learning_rates == pytest.approx([0.05, 0.1, 0.075, 0.05, 0.025])
+
+
+def test_lora_and_adam_settings_reach_the_service(
+    make_config: MakeConfig, service: FakeService
+) -> None:
+    config = make_config(lora_rank=3, lora_seed=9, train_unembed=False, weight_decay=0.2)
+    run_supervised(config, service=service)
+    assert service.created == [
+        {
+            "base_model": "tinsmith/tiny",
+            "rank": 3,
+            "seed": 9,
+            "train_attn": True,
+            "train_mlp": True,
+            "train_unembed": False,
+        }
+    ]
+    params = config.adam_params(0.5)
+    assert (params.learning_rate, params.weight_decay, params.beta2) == (0.05, 0.2, 0.95)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_is_on_record(
+    make_config: MakeConfig,
+) -> None:
+    service = FakeService(offset=math.nan)
+    with pytest.raises(TrainingDivergedError, match="train/nll=nan at step 1"):
+        run_supervised(make_config(test_size=0), service=service)
+    run_dir = make_config().run_dir
+    assert run_dir is not None
+    assert math.isnan(read_metrics(run_dir / "metrics.jsonl")[0][names.TRAIN_NLL])
+    assert read_records(run_dir / "checkpoints.jsonl") == []
+
+
+def test_bad_data_leaves_no_run_behind(make_config: MakeConfig, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text('{"messages": []}\n')
+    with pytest.raises(DataError, match=r"bad\.jsonl:1: messages is empty"):
+        run_supervised(make_config(data=bad, test_size=0), service=FakeService())
+    run_dir = make_config().run_dir
+    assert run_dir is not None
+    assert not run_dir.exists()
+
+
+def test_a_warm_up_longer_than_the_run_is_refused(make_config: MakeConfig) -> None:
+    with pytest.raises(
+        ConfigError, match=r"warmup_steps=9: must be 0 or more and below .* 9 steps"
+    ):
+        run_supervised(make_config(warmup_steps=9), service=FakeService())
+
+
+def test_config_json_says_what_ran(make_config: MakeConfig, service: FakeService) -> None:
+    result = run_supervised(make_config(), service=service)
+    document = json.loads((result.run_dir / "config.json").read_text())
+    assert document["config"]["learning_rate"] == 0.1
+    assert document["config"]["seed"] == 1
+    assert document["data"]["renderer"] == "chatml"
+    assert document["data"]["train"]["num_used"] == 10
+    assert document["data"]["test"]["num_used"] == 2
+    assert document["command_line"]
+    assert document["versions"]["python"]
+    assert "git" in document
+    assert "diff" not in document
+
+
+def test_a_recorder_of_ones_own_sees_every_row(
+    make_config: MakeConfig, service: FakeService
+) -> None:
+    class Keeps:
+        def __init__(self) -> None:
+            self.rows: list[dict[str, Any]] = []
+
+        def log(self, step: int, metrics: Any) -> None:
+            self.rows.append({"step": step, **metrics})
+
+        def close(self) -> None: ...
+
+    recorder = Keeps()
+    result = run_supervised(make_config(), service=service, recorder=recorder)
+    assert recorder.rows == read_metrics(result.run_dir / "metrics.jsonl")
+
+
+def test_evaluators_of_ones_own_run_with_the_held_out_loss(
+    make_config: MakeConfig, service: FakeService
+) -> None:
+    async def weight(client: Any) -> dict[str, float]:
+        return {"eval/weight": client.state.w}
+
+    result = run_supervised(make_config(test_size=0), service=service, evaluators=[weight])
+    rows = read_metrics(result.run_dir / "metrics.jsonl")
+    assert [row["step"] for row in rows if "eval/weight" in row] == [0, 3, 6, 9]
+
+
+async def test_the_synchronous_face_works_inside_a_running_loop(
+    make_config: MakeConfig, service: FakeService
+) -> None:
+    assert run_supervised(make_config(), service=service).num_steps == 9
+
+
+def test_nothing_is_written_to_a_stderr_that_is_no_terminal(
+    make_config: MakeConfig, service: FakeService, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with logging_disabled():
+        run_supervised(make_config(), service=service)
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("", "")
+
+
+class logging_disabled:
+    def __enter__(self) -> None:
+        logging.disable()
+
+    def __exit__(self, *_: object) -> None:
+        logging.disable(logging.NOTSET)
+
+
+def test_the_summary_is_json(make_config: MakeConfig, service: FakeService) -> None:
+    result = run_supervised(make_config(), service=service)
+    summary = json.loads(json.dumps(result.summary()))
+    assert summary["run_dir"] == str(result.run_dir)
+    assert summary["adapter_dir"] is None
+    assert summary["eval_nll_after"] == result.eval_nll_after
