@@ -65,6 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except click.exceptions.NoArgsIsHelpError as error:
         print(error.format_message())
         return USAGE
+    except SystemExit as stop:  # a help text of tyro's ends this way
+        return stop.code if isinstance(stop.code, int) else OK
     except (KeyboardInterrupt, click.Abort):
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
