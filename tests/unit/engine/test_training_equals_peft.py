@@ -1,0 +1,160 @@
+"""The engine's losses and gradients against transformers + PEFT + autograd in float64.
+
+Tolerance 1e-5 relative: float32 keeps 6e-8, and the sums here are a few thousand terms deep.
+"""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.unit.engine.random_models import save_random_model
+from tests.unit.engine.training_reference import (
+    add_trained_adapter,
+    engine_gradients,
+    gradient_error,
+    peft_gradients,
+    random_job,
+    relative_error,
+    run,
+)
+from tinsmith.engine.engine import Engine
+from tinsmith.engine.jobs import EngineLimits, ForwardBackwardJob
+from tinsmith.types import ForwardBackwardOutput, LoraConfig
+
+TOLERANCE = 1e-5
+LOSSES = ["cross_entropy", "importance_sampling", "ppo", "cispo", "dro"]
+RAGGED = [17, 3, 31, 9, 9, 1, 24]
+
+
+def check(
+    engine: Engine, model_dir: Path, directory: Path, jobs: list[ForwardBackwardJob]
+) -> list[ForwardBackwardOutput]:
+    """Run jobs of any adapters in one pass and compare each adapter with its own PEFT run."""
+    outputs = run(engine, *jobs)
+    for adapter_id in {job.adapter_id for job in jobs}:
+        mine = [index for index, job in enumerate(jobs) if job.adapter_id == adapter_id]
+        engine.save_sampler_weights(adapter_id, directory / adapter_id)
+        reference = peft_gradients(model_dir, directory / adapter_id, [jobs[i] for i in mine])
+        for job, index in enumerate(mine):
+            loss, scale = reference.losses[job], reference.scales[job]
+            assert abs(outputs[index].metrics["loss:sum"] - loss) < TOLERANCE * scale
+            logprobs = reference.logprobs[job]
+            for record, lp in zip(outputs[index].loss_fn_outputs, logprobs, strict=True):
+                ours = record["logprobs"].to_torch()
+                assert ours.shape == lp.shape
+                assert relative_error(ours, lp) < TOLERANCE
+        if any(not jobs[index].forward_only for index in mine):
+            assert (
+                gradient_error(engine_gradients(engine, adapter_id), reference.gradients)
+                < TOLERANCE
+            )
+        else:
+            assert engine.adapter(adapter_id).grad is None
+    return outputs
+
+
+@pytest.mark.parametrize("loss_fn", LOSSES)
+def test_loss_and_gradients_equal_peft_in_float64(
+    model_dir: Path, tmp_path: Path, loss_fn: str
+) -> None:
+    engine = Engine(str(model_dir))
+    add_trained_adapter(engine, "a", rank=4)
+    check(engine, model_dir, tmp_path, [random_job("a", loss_fn, RAGGED)])
+
+
+@pytest.mark.parametrize(
+    ("loss_fn", "config"),
+    [
+        ("ppo", {"clip_low_threshold": 0.5, "clip_high_threshold": 3.0}),
+        ("cispo", {"clip_low_threshold": 0.9, "clip_high_threshold": 1.1}),
+        ("dro", {"beta": 0.7}),
+    ],
+)
+def test_loss_settings_are_honoured(
+    model_dir: Path, tmp_path: Path, loss_fn: str, config: dict[str, float]
+) -> None:
+    engine = Engine(str(model_dir))
+    add_trained_adapter(engine, "a", rank=4)
+    check(engine, model_dir, tmp_path, [random_job("a", loss_fn, RAGGED, config=config)])
+
+
+def test_several_targets_a_position_equal_peft(model_dir: Path, tmp_path: Path) -> None:
+    engine = Engine(str(model_dir))
+    add_trained_adapter(engine, "a", rank=4)
+    jobs = [
+        random_job("a", "cross_entropy", [5, 12], num_targets=3, seed=1),
+        random_job("a", "cross_entropy", [12, 7], seed=2),
+    ]
+    mixed = ForwardBackwardJob("a", [*jobs[0].data, *jobs[1].data], "cross_entropy")
+    check(engine, model_dir, tmp_path, [mixed])
+
+
+@pytest.mark.parametrize("limits", [EngineLimits(), EngineLimits(40, 96 * 5)])
+def test_mixed_adapters_ranks_losses_and_forward_only_in_one_pass_equal_peft(
+    model_dir: Path, tmp_path: Path, limits: EngineLimits
+) -> None:
+    # The second limits cut everything into many micro-batches and head chunks of five rows.
+    engine = Engine(str(model_dir), limits=limits)
+    add_trained_adapter(engine, "a", rank=4, seed=1)
+    add_trained_adapter(engine, "b", rank=7, seed=2, train_unembed=False)
+    add_trained_adapter(engine, "c", rank=1, seed=3, train_attn=False)
+    add_trained_adapter(engine, "d", rank=2, seed=4, train_mlp=False, train_unembed=False)
+    check(
+        engine,
+        model_dir,
+        tmp_path,
+        [
+            random_job("a", "cross_entropy", RAGGED, seed=1),
+            random_job("b", "ppo", [4, 30], seed=2),
+            random_job("c", "cispo", [9, 9, 9], seed=3),
+            random_job("a", "cross_entropy", [6, 17], seed=4, forward_only=True),
+            random_job("b", "dro", [12], seed=5),
+            random_job("d", "importance_sampling", [8, 20], seed=6),
+            random_job("a", "cross_entropy", [8], seed=7, num_targets=2),
+        ],
+    )
+
+
+def test_forward_only_accumulates_nothing(model_dir: Path, tmp_path: Path) -> None:
+    engine = Engine(str(model_dir))
+    add_trained_adapter(engine, "a", rank=4)
+    check(engine, model_dir, tmp_path, [random_job("a", "ppo", RAGGED, forward_only=True)])
+
+
+@pytest.mark.parametrize("arch", ["llama", "phi3", "gpt_neox", "gpt2"])
+def test_other_architectures_equal_peft(tmp_path: Path, arch: str) -> None:
+    model_dir = save_random_model(tmp_path / "model", arch)
+    engine = Engine(str(model_dir))
+    add_trained_adapter(engine, "a", rank=4, seed=1)
+    add_trained_adapter(engine, "b", rank=2, seed=2)
+    jobs = [random_job("a", "cross_entropy", [7, 12]), random_job("b", "ppo", [12, 3])]
+    check(engine, model_dir, tmp_path, jobs)
+
+
+def test_fresh_adapter_equals_the_base_model_and_trains_b_first(
+    model_dir: Path, tmp_path: Path
+) -> None:
+    engine = Engine(str(model_dir))
+    engine.create_adapter("a", LoraConfig(rank=4, seed=0))
+    check(engine, model_dir, tmp_path, [random_job("a", "cross_entropy", [9])])
+    for a, b in engine_gradients(engine, "a").values():
+        assert not a.any()
+        assert b.any()
+
+
+def test_bfloat16_base_with_float32_adapter_stays_close(model_dir: Path, tmp_path: Path) -> None:
+    # bfloat16 keeps 8 bits (0.4 %); logprobs of about 5 nats then carry up to a few hundredths.
+    engine = Engine(str(model_dir), dtype=torch.bfloat16)
+    add_trained_adapter(engine, "a", rank=4)
+    jobs = [random_job("a", "cross_entropy", RAGGED)]
+    (output,) = run(engine, *jobs)
+    engine.save_sampler_weights("a", tmp_path / "a")
+    reference = peft_gradients(model_dir, tmp_path / "a", jobs)
+    adapter = engine.adapter("a")
+    assert adapter.flat.dtype == torch.float32
+    assert adapter.grad is not None
+    assert adapter.grad.dtype == torch.float32
+    for record, lp in zip(output.loss_fn_outputs, reference.logprobs[0], strict=True):
+        assert relative_error(record["logprobs"].to_torch(), lp) < 0.02
+    assert gradient_error(engine_gradients(engine, "a"), reference.gradients) < 0.1
