@@ -105,7 +105,5 @@ def _whole_rows(path: Path) -> Iterator[tuple[bytes, dict[str, float]]]:
     for line in path.read_bytes().splitlines(keepends=True):
         if line.endswith(b"\n"):
             row: dict[str, float | str] = json.loads(line)
-            yield (
-                line,
-                {name: value if name == STEP else float(value) for name, value in row.items()},
-            )
+            step = int(row.pop(STEP))
+            yield line, {STEP: step, **{name: float(value) for name, value in row.items()}}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from types import TracebackType
 from typing import Any, Protocol, Self
 
 
@@ -12,12 +11,7 @@ class Progress(Protocol):
 
     def __enter__(self) -> Self: ...
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None: ...
+    def __exit__(self, *details: object) -> None: ...
 
     def update(self, step: int, loss: float, tokens_per_s: float) -> None:
         """Show `step` steps done."""
@@ -30,7 +24,7 @@ class _Silent:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *details: object) -> None:
         pass
 
     def update(self, step: int, loss: float, tokens_per_s: float) -> None:
@@ -68,7 +62,7 @@ class _Bar:
         self._bar.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *details: object) -> None:
         self._bar.stop()
 
     def update(self, step: int, loss: float, tokens_per_s: float) -> None:

@@ -311,7 +311,7 @@ class _Loop:
         is_last = step == self.job.num_steps
         is_eval = bool(self.evaluators) and (is_last or _is_due(step, self.config.eval_every))
         is_save = not is_last and _is_due(step, self.config.save_every)
-        await self._finish(0 if is_eval or is_save else self.config.submit_ahead)
+        await self._finish(0 if is_eval or is_save or is_last else self.config.submit_ahead)
         if is_eval:
             await self._evaluate(step)
         if is_save:
