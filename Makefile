@@ -22,6 +22,8 @@ TORCH := $(shell sed -n 's/^\(torch==.*\)/\1/p' constraints.txt)
 .DEFAULT_GOAL := help
 .PHONY: help demo test unit integration check format bench docs clean
 .DELETE_ON_ERROR:
+# pip and pytest want the two cores to themselves.
+.NOTPARALLEL:
 
 help:
 	@sed -n 's/^#   //p' Makefile

@@ -1,5 +1,7 @@
 """The boundary of the command line: help, exit codes, one-line errors."""
 
+from collections.abc import Callable
+
 import click
 import pytest
 
@@ -98,3 +100,16 @@ def test_an_interrupt_has_its_own_exit_code(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(tinsmith, "main", interrupted)
     assert main(["version"]) == 130
+
+
+def test_help_texts_are_as_people_last_read_them(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    golden: Callable[[str, object], None],
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    shown = {}
+    for words in ([], *([name] for name in COMMANDS)):
+        main([*words, "--help"])
+        shown[" ".join(["tinsmith", *words])] = capsys.readouterr().out.splitlines()
+    golden("cli_help.json", shown)
