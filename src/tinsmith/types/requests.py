@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, Field
+from pydantic import AliasChoices, BeforeValidator, Field
 
 from tinsmith.types._model import RequestModel, allowed
 from tinsmith.types.model_input import ModelInput
@@ -149,7 +149,7 @@ class SampleRequest(RequestModel):
     sampling_session_id: str | None = None
     seq_id: int | None = None
     """Place among the sampler's requests, from 0; the same one sent again is the same request."""
-    prompt_logprobs: bool = False
+    prompt_logprobs: Annotated[bool, BeforeValidator(bool)] = False
     topk_prompt_logprobs: _Count = 0
     topk_sample_logprobs: _Count = 0
     target_prompt_logprobs: TensorData | None = None
