@@ -32,7 +32,7 @@ class Rule:
 
 FILE_LINES = Rule("file, lines", 200, 500, 800)
 FUNCTION_LINES = Rule("function body, lines", 10, 45, 100)
-POSITIONAL = Rule("parameters, positional", 1, 3, 5)
+POSITIONAL = Rule("parameters, positional", 1, 3, 8)
 TOTAL = Rule("parameters, total", 3, 8, 8)
 RULES = (FILE_LINES, FUNCTION_LINES, POSITIONAL, TOTAL)
 

@@ -174,7 +174,8 @@ def _constant(value: Any) -> Any:
 def _coerced(name: str, info: FieldInfo, value: Any) -> Any:
     """Return a setting of a file as the type that its field has."""
     try:
-        return TypeAdapter(info.annotation).validate_python(value)
+        kind: Any = info.annotation
+        return TypeAdapter(kind).validate_python(value)
     except ValidationError as error:
         raise _config_error(error, place=name, value=value) from error
 

@@ -1,6 +1,6 @@
 """Options that several commands share."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -67,7 +67,7 @@ def sampling_options(command: Command) -> Command:
 
 def sampling_params(
     options: dict[str, Any],  # Any: the values of the flags above, checked by SamplingParams
-    stop: Sequence[str] | Sequence[int] | None,
+    stop: list[str] | list[int] | None,
 ) -> "SamplingParams":
     """Return the parameters that a command's sampling options name."""
     from tinsmith.types import SamplingParams

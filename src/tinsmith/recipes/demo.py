@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from tinsmith.core.errors import DataError
+from tinsmith.core.errors import ConfigError, DataError
 from tinsmith.core.paths import BUNDLED_MODEL
 from tinsmith.data import ConversationFile
 from tinsmith.recipes.demo_conversations import demo_questions, make_conversations, write_jsonl
 from tinsmith.renderers import Message, Renderer, get_renderer, get_tokenizer, recommended_renderer
 from tinsmith.renderers.messages import content_text
 from tinsmith.training import SupervisedConfig, SupervisedResult, run_supervised
-from tinsmith.training.run_dir import new_run_dir
+from tinsmith.training.run_dir import RunDir, new_run_dir
 
 if TYPE_CHECKING:
     from tinsmith.client import SamplingClient, ServiceClient
@@ -135,9 +135,8 @@ def run_demo(config: DemoConfig, *, say: Callable[[str], None]) -> DemoResult:
         result = run_supervised(training, service=service)
         say("4/4  the fine-tuned model answers")
         after = _answers(_tuned(service, result), renderer, questions)
-    rows = [
-        Answer(q[-1]["content"], b, a) for q, b, a in zip(questions, before, after, strict=True)
-    ]
+    asked = [content_text(question[-1]) for question in questions]
+    rows = [Answer(*row) for row in zip(asked, before, after, strict=True)]
     return DemoResult(result, rows, data, time.perf_counter() - started)
 
 
@@ -145,6 +144,12 @@ def _prepare(
     config: DemoConfig, run_dir: Path, say: Callable[[str], None]
 ) -> tuple[Path, SupervisedConfig]:
     """Write or take the conversations, and describe the run."""
+    if RunDir(run_dir).holds_run():
+        raise ConfigError(
+            f"run_dir={str(run_dir)!r}: holds a run",
+            field="run_dir",
+            hint="choose another --run-dir, or leave it out",
+        )
     if config.data is not None:
         data = config.data.resolve()
         say(f"1/4  conversations: {data}")
