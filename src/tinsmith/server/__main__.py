@@ -7,9 +7,12 @@ import logging
 import sys
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from tinsmith.core.errors import UserError
 from tinsmith.core.paths import state_dir
 from tinsmith.server.config import ServerConfig
+from tinsmith.types import user_error
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -24,9 +27,12 @@ def main(argv: list[str] | None = None) -> int:
 
         options["models"] = tuple(options.pop("model") or ())
         return serve(ServerConfig(**options))
+    except ValidationError as exc:
+        error = user_error(exc, ServerConfig)
     except UserError as exc:
-        print(f"error: {exc}", file=sys.stderr)
-        return 2
+        error = exc
+    sys.stderr.write(f"error: {error}\n")
+    return 2
 
 
 def _parser() -> argparse.ArgumentParser:

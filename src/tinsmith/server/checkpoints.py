@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 from urllib.parse import quote
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -35,7 +35,7 @@ class CheckpointRecord(BaseModel):
     lora_config: LoraConfig
     created_at: str
     """RFC 3339, UTC."""
-    user_metadata: dict[str, str] | None = None
+    user_metadata: dict[str, Any] | None = None  # Any: the user's own JSON
     snapshot_id: str | None = None
     """Content address; sampler weights only."""
 

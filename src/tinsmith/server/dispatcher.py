@@ -126,6 +126,10 @@ class Dispatcher:
         """The id of an earlier equal submission; raises as `Lane.find` does."""
         return self._lanes[lane_id].lane.find(seq_id, digest)
 
+    def closed_error(self, lane_id: str) -> RequestError | None:
+        """Why the lane takes no more requests, or None while it does."""
+        return self._lanes[lane_id].closed
+
     def skip(self, lane_id: str, seq_id: int) -> None:
         """Counts the number of a refused request as consumed."""
         model = self._lanes.get(lane_id)
@@ -149,13 +153,15 @@ class Dispatcher:
     def close_lane(self, lane_id: str, error: RequestError) -> None:
         """Fails what the lane still holds and refuses what comes later."""
         model = self._lanes[lane_id]
-        model.closed = error
+        model.closed = model.closed or error
         self._fail(model.lane.clear(), error)
         self._watch_gap(model)
 
     def forget_lane(self, lane_id: str) -> None:
         """Drops a closed lane; its sequence numbers are not remembered any longer."""
         model = self._lanes.pop(lane_id)
+        if model.gap_timer is not None:
+            model.gap_timer.cancel()
         sessions = {other.lane.session_id for other in self._lanes.values()}
         if model.lane.session_id not in sessions:
             self._turns.pop(model.lane.session_id, None)
@@ -213,7 +219,7 @@ class Dispatcher:
             return
         try:
             outcome = item.work.encode(answer)
-        except Exception as exc:  # noqa: BLE001 - request boundary: the future reports it
+        except Exception as exc:
             logger.error("a result could not be encoded", exc_info=exc)
             error = exc if isinstance(exc, TinsmithError) else ServerError(f"bad result: {exc}")
             self._fail([item], error)

@@ -25,7 +25,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tinsmith.core.errors import ServerError, TinsmithError, UserError
+from tinsmith.core.errors import AlreadyExistsError, ServerError, TinsmithError, UserError
 from tinsmith.core.jsonio import dumps
 from tinsmith.core.paths import atomic_directory
 from tinsmith.engine.jobs import SampleJob, SampleResult
@@ -180,9 +180,7 @@ def _load_state(engine: Engine, command: LoadState) -> None:
             field="model_id",
             hint="load the checkpoint into a new model",
         )
-    engine.load_state(
-        command.adapter_id, command.directory, with_optimizer=command.with_optimizer
-    )
+    engine.load_state(command.adapter_id, command.directory, with_optimizer=command.with_optimizer)
 
 
 def _save_state(engine: Engine, command: SaveState) -> None:
@@ -209,7 +207,7 @@ def _new_checkpoint(directory: Path, *, overwrite: bool) -> Iterator[Path]:
     try:
         with atomic_directory(directory, overwrite=overwrite) as staging:
             yield staging
-    except FileExistsError as exc:
+    except AlreadyExistsError as exc:
         raise UserError(
             f"path={directory.name!r}: a checkpoint of this name exists",
             field="path",
@@ -226,25 +224,8 @@ def _require_checkpoint(directory: Path) -> None:
         )
 
 
-def _publish(partial: Path, directory: Path, *, overwrite: bool) -> None:
-    """Gives a complete checkpoint its name; readers see the old one or the new one."""
-    _require_free(directory, overwrite=overwrite)
-    replaced: Path | None = None
-    if directory.exists():
-        replaced = _partial_directory(directory)
-        directory.rename(replaced)
-    partial.rename(directory)
-    descriptor = os.open(directory.parent, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    if replaced is not None:
-        shutil.rmtree(replaced, ignore_errors=True)
-
-
 def _as_error(exc: Exception, doing: str) -> TinsmithError:
-    """The exception itself if it is ours, else a server error; what we did not foresee is logged."""
+    """The exception itself if it is ours, else a server error, logged."""
     if isinstance(exc, TinsmithError):
         return exc
     logger.error("%s failed", doing, exc_info=exc)
@@ -262,7 +243,7 @@ def _read_pipe(connection: Connection, inbox: queue.SimpleQueue[object]) -> None
             message = decode(connection.recv_bytes())
         except (EOFError, OSError):
             os._exit(0)
-        except Exception:  # noqa: BLE001 - process boundary: the API process sees the end
+        except Exception:
             logger.critical("unreadable message from the API process", exc_info=True)
             os._exit(1)
         inbox.put(message)

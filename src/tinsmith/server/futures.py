@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from tinsmith.core.errors import TinsmithError
 from tinsmith.core.jsonio import dumps
-from tinsmith.server.errors import GoneError, MissingError, future_error_body
+from tinsmith.server.errors import GoneError, MissingError, RequestError, future_error_body
 
 JSON_TYPE = "application/json"
 PROTOBUF_TYPE = "application/x-protobuf"
@@ -43,9 +43,9 @@ class Outcome:
 
 @dataclass(slots=True)
 class _Entry:
-    number: int
     done: asyncio.Event
     key: Hashable | None
+    digest: str
     outcome: Outcome | None = None
     expires_s: float = 0.0
     retrieved: bool = False
@@ -71,18 +71,29 @@ class FutureStore:
         """Futures whose work has not finished."""
         return len(self._entries) - len(self._finished)
 
-    def create(self, *, key: Hashable | None = None) -> str:
+    def create(self, *, key: Hashable | None = None, digest: str = "") -> str:
         """Opens a future; `key` lets `find` recognise a repeated submission while it lives."""
         self._count += 1
         request_id = f"{self._boot_id}-{self._count}-{secrets.token_hex(4)}"
-        self._entries[request_id] = _Entry(self._count, asyncio.Event(), key)
+        self._entries[request_id] = _Entry(asyncio.Event(), key, digest)
         if key is not None:
             self._keys[key] = request_id
         return request_id
 
-    def find(self, key: Hashable) -> str | None:
-        """The request id of a live future opened with `key`."""
-        return self._keys.get(key)
+    def find(self, key: Hashable, digest: str) -> str | None:
+        """The request id of a live future opened with `key` and the same content.
+
+        Raises:
+            RequestError: it was opened with other content.
+        """
+        request_id = self._keys.get(key)
+        if request_id is not None and self._entries[request_id].digest != digest:
+            raise RequestError(
+                f"seq_id: already used by a different request ({key!r})",
+                field="seq_id",
+                hint="give every new request the next sequence number",
+            )
+        return request_id
 
     def complete(self, request_id: str, outcome: Outcome) -> None:
         """Stores a result and wakes everyone who waits; a second result is ignored."""

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import zstandard
 from fastapi import FastAPI, Request, Response
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -21,10 +21,11 @@ from tinsmith.server.errors import (
     error_body,
     status_of,
 )
+from tinsmith.types import RequestModel, user_error
 
 logger = logging.getLogger(__name__)
 
-ModelT = TypeVar("ModelT", bound=BaseModel)
+ModelT = TypeVar("ModelT", bound=RequestModel)
 
 OPEN_PATHS = frozenset({"/api/v1/healthz"})
 """Paths that need no key: they tell nothing."""
@@ -94,26 +95,12 @@ def parse_json(model_type: type[ModelT], body: bytes) -> ModelT:
     """Validates a JSON body.
 
     Raises:
-        RequestError: naming the first offending field.
+        UserError: naming the first offending field.
     """
     try:
         return model_type.model_validate_json(body)
     except ValidationError as exc:
-        raise as_request_error(exc) from exc
-
-
-def as_request_error(exc: ValidationError) -> RequestError:
-    """The first problem that pydantic found, in our words."""
-    problem = exc.errors(include_url=False)[0]
-    field = ".".join(str(part) for part in problem["loc"]) or "body"
-    value = repr(problem["input"])
-    shown = "" if problem["type"] == "missing" else f"={value[:80]}"
-    more = exc.error_count() - 1
-    hint = f"{more} more field{'s are' if more > 1 else ' is'} wrong too" if more else None
-    cause = problem.get("ctx", {}).get("error")
-    if isinstance(cause, TinsmithError):
-        return RequestError(cause.message, field=cause.field or field, hint=cause.hint)
-    return RequestError(f"{field}{shown}: {problem['msg']}", field=field, hint=hint)
+        raise user_error(exc, model_type) from exc
 
 
 class ApiKeyMiddleware:

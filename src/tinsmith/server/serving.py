@@ -14,8 +14,8 @@ from collections.abc import Iterator
 import uvicorn
 
 from tinsmith.core.errors import ConfigError
+from tinsmith.core.ids import new_id
 from tinsmith.core.jsonio import dumps
-from tinsmith.core.paths import atomic_write_text
 from tinsmith.server.app import make_app
 from tinsmith.server.config import ServerConfig
 from tinsmith.server.service import Service
@@ -95,29 +95,31 @@ async def _serve(config: ServerConfig, sock: socket.socket) -> None:
         server = _Server(uvicorn_config, service)
         service.on_idle = server.stop.set
         sock.listen(2048)  # from here on connections queue up: the file may promise an answer
-        ready_file = _write_ready_file(config, url)
         logger.info("listening on %s", url)
-        try:
+        with _ready_file(config, url):
             await server.serve(sockets=[sock])
-        finally:
-            if ready_file is not None:
-                ready_file()
 
 
-def _write_ready_file(config: ServerConfig, url: str):
-    """Tells the starter where the service listens; returns what takes the file away again."""
+@contextlib.contextmanager
+def _ready_file(config: ServerConfig, url: str) -> Iterator[None]:
+    """Tells the starter where the service listens, for as long as it does."""
     path = config.ready_file
     if path is None:
-        return None
+        yield
+        return
     text = dumps({"url": url, "pid": os.getpid(), "api_key": config.api_key})
-    atomic_write_text(path, text, mode=0o600)
-
-    def remove() -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{new_id()[:8]}.partial")
+    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)  # holds a key
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(text)
+    partial.replace(path)
+    try:
+        yield
+    finally:
         with contextlib.suppress(OSError):
-            if path.read_text() == text:
+            if path.read_text(encoding="utf-8") == text:  # not another service's by now
                 path.unlink()
-
-    return remove
 
 
 def _listen(config: ServerConfig) -> socket.socket:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Any
 from uuid import uuid4
 
 from tinsmith.server.config import ServerLimits
@@ -38,7 +39,7 @@ class SessionRegistry:
         self._release_timer: asyncio.TimerHandle | None = None
         self._arm_idle()
 
-    def open(self, tags: list[str], user_metadata: dict[str, str]) -> SessionRecord:
+    def open(self, tags: list[str], user_metadata: dict[str, Any]) -> SessionRecord:
         """Starts a session."""
         record = SessionRecord(str(uuid4()), self._loop.time(), tags, user_metadata)
         self._store.sessions[record.session_id] = record

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tinsmith.server.errors import GoneError, MissingError, RequestError
 from tinsmith.types import LoraConfig
@@ -24,7 +24,7 @@ class SessionRecord:
     session_id: str
     last_seen_s: float
     tags: list[str] = field(default_factory=list[str])
-    user_metadata: dict[str, str] = field(default_factory=dict[str, str])
+    user_metadata: dict[str, Any] = field(default_factory=dict[str, Any])  # the user's own JSON
     ended: str | None = None
     """Why the session is over, or None while it lives."""
 
@@ -37,7 +37,7 @@ class ModelRecord:
     session_id: str
     base_model: str
     lora_config: LoraConfig
-    user_metadata: dict[str, str] | None
+    user_metadata: dict[str, Any] | None
     unit: EngineUnit
 
 

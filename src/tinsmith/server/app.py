@@ -1,0 +1,22 @@
+"""The HTTP application: routes over a `Service`, the key check, JSON errors."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI
+
+from tinsmith.server.http import ApiKeyMiddleware, install_error_handlers
+from tinsmith.server.routes import basics, futures, sampling, sessions, training
+from tinsmith.server.service import Service
+
+API_PREFIX = "/api/v1"
+
+
+def make_app(service: Service) -> FastAPI:
+    """The application of a running service."""
+    app = FastAPI(title="Tinsmith", docs_url=None, redoc_url=None, openapi_url=None)
+    for room in (basics, sessions, training, futures, sampling):
+        app.include_router(room.make_router(service), prefix=API_PREFIX)
+    install_error_handlers(app)
+    if service.config.api_key is not None:
+        app.add_middleware(ApiKeyMiddleware, api_key=service.config.api_key)
+    return app

@@ -1,0 +1,452 @@
+"""Models in training: creating, loading, stepping, saving and unloading them.
+
+Every method checks its request, then puts work on the model's lane and returns a request id. A
+request refused after its model and sequence number are known uses the number up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+from tinsmith.core.errors import TinsmithError
+from tinsmith.engine.jobs import ForwardBackwardJob, OptimStepJob
+from tinsmith.server import messages
+from tinsmith.server.base_models import BaseModelCatalog, BaseModelFacts
+from tinsmith.server.checkpoints import (
+    CheckpointPath,
+    CheckpointRecord,
+    CheckpointStore,
+    check_name,
+    parse_checkpoint_path,
+)
+from tinsmith.server.dispatcher import Work
+from tinsmith.server.engines import EnginePool
+from tinsmith.server.errors import RequestError
+from tinsmith.server.futures import PROTOBUF_TYPE, FutureStore, Outcome
+from tinsmith.server.requests import OptimStepBody
+from tinsmith.server.sessions import SessionRegistry
+from tinsmith.server.store import MemoryStore, ModelRecord, SamplerRecord
+from tinsmith.server.validation import (
+    check_lora_config,
+    check_training_request,
+    unsupported_field,
+)
+from tinsmith.types import (
+    CreateModelRequest,
+    ForwardBackwardOutput,
+    ForwardBackwardRequest,
+    LoadWeightsRequest,
+    LoraConfig,
+    OptimStepResponse,
+    SaveWeightsForSamplerRequest,
+    SaveWeightsRequest,
+)
+from tinsmith.types.codec import encode_forward_backward_output
+
+MAX_SEQ_ID = 2**53
+
+MakeWork = Callable[[ModelRecord], Work]
+
+
+class ModelRegistry:
+    """The models of the service. Lives on the event loop."""
+
+    def __init__(
+        self,
+        *,
+        store: MemoryStore,
+        sessions: SessionRegistry,
+        futures: FutureStore,
+        catalog: BaseModelCatalog,
+        engines: EnginePool,
+        checkpoints: CheckpointStore,
+    ) -> None:
+        self._store = store
+        self._sessions = sessions
+        self._futures = futures
+        self._catalog = catalog
+        self._engines = engines
+        self._checkpoints = checkpoints
+
+    def create(self, body: CreateModelRequest, *, digest: str) -> tuple[str, str]:
+        """Makes a fresh model; returns (request id, model id)."""
+        self._sessions.touch(body.session_id)
+        lora_config = body.lora_config
+        if lora_config is None:
+            raise RequestError(
+                "lora_config: missing", field="lora_config", hint='for example {"rank": 32}'
+            )
+        model_id = _model_id(body.session_id, body.model_seq_id)
+
+        def make(_: BaseModelFacts) -> messages.Command:
+            check_lora_config(lora_config)
+            return messages.CreateAdapter(model_id, lora_config)
+
+        def encode(lora_config: object) -> Outcome:
+            assert isinstance(lora_config, LoraConfig)
+            self._store.models[model_id].lora_config = lora_config  # with the seed that was used
+            return _json({"type": "create_model", "model_id": model_id})
+
+        request_id = self._add(
+            body,
+            digest=digest,
+            base_model=body.base_model,
+            lora_config=lora_config,
+            make=make,
+            encode=encode,
+        )
+        return request_id, model_id
+
+    def load_new(self, body: LoadWeightsRequest, *, digest: str) -> tuple[str, str]:
+        """Makes a model from a training checkpoint; returns (request id, model id)."""
+        if body.session_id is None or body.model_seq_id is None:
+            raise RequestError(
+                "model_id: missing, and so are session_id and model_seq_id",
+                field="model_id",
+                hint="load into a model (model_id, seq_id) or a new one (session_id, model_seq_id)",
+            )
+        self._sessions.touch(body.session_id)
+        path, record = self._checkpoint(body)
+        model_id = _model_id(body.session_id, body.model_seq_id)
+        if body.base_model is not None and body.base_model != record.base_model:
+            raise RequestError(
+                f"base_model={body.base_model!r}: the checkpoint is of {record.base_model!r}",
+                field="base_model",
+                hint="leave base_model out",
+            )
+        answer = {"type": "load_weights", "path": str(path), "model_id": model_id}
+        command = messages.LoadState(
+            model_id, self._checkpoints.directory(path), body.optimizer, create=True
+        )
+        request_id = self._add(
+            body,
+            digest=digest,
+            base_model=record.base_model,
+            lora_config=record.lora_config,
+            make=lambda _: command,
+            encode=lambda _: _json(answer),
+        )
+        return request_id, model_id
+
+    def load_into(self, body: LoadWeightsRequest, *, digest: str) -> str:
+        """Replaces a model's weights by a training checkpoint's."""
+        assert body.model_id is not None
+
+        def make(model: ModelRecord) -> Work:
+            for name in ("session_id", "model_seq_id", "base_model"):
+                if getattr(body, name) is not None:
+                    raise RequestError(f"{name}: must be left out with model_id", field=name)
+            path, record = self._checkpoint(body)
+            if record.base_model != model.base_model:
+                raise RequestError(
+                    f"path={body.path!r}: is of base_model={record.base_model!r}, the model is of "
+                    f"{model.base_model!r}",
+                    field="path",
+                )
+            answer = {"type": "load_weights", "path": str(path), "model_id": model.model_id}
+
+            def encode(_: object) -> Outcome:
+                model.lora_config = record.lora_config
+                return _json(answer)
+
+            directory = self._checkpoints.directory(path)
+            command = messages.LoadState(model.model_id, directory, body.optimizer, create=False)
+            return Work("control", command, encode)
+
+        return self._submit(body.model_id, body.seq_id, make, digest=digest)
+
+    def forward_backward(
+        self,
+        request: ForwardBackwardRequest,
+        num_tokens: int | TinsmithError,
+        *,
+        digest: str,
+    ) -> str:
+        """Loss and gradients; `num_tokens` is what `check_training` found, or its error."""
+
+        def make(model: ModelRecord) -> Work:
+            if isinstance(num_tokens, TinsmithError):
+                raise num_tokens
+            job = ForwardBackwardJob(
+                model.model_id,
+                request.data,
+                request.loss_fn,
+                request.loss_fn_config,
+                request.forward_only,
+            )
+            return Work("forward_backward", job, _encode_forward_backward, num_tokens)
+
+        return self._submit(request.model_id, request.seq_id, make, digest=digest)
+
+    def check_training(self, request: ForwardBackwardRequest) -> int | TinsmithError:
+        """Checks a forward_backward without touching any state; may run on another thread."""
+        unit = self._store.model(request.model_id).unit
+        try:
+            return check_training_request(
+                request, vocab_size=unit.vocab_size, max_context_length=unit.max_context_length
+            )
+        except TinsmithError as exc:
+            return exc
+
+    def optim_step(self, body: OptimStepBody, *, digest: str) -> str:
+        """One optimizer step."""
+
+        def make(model: ModelRecord) -> Work:
+            if body.optimizer_params is not None:
+                kind = body.optimizer_params.get("type")
+                raise RequestError(
+                    f"optimizer_params.type={kind!r}: must be 'adamw', set by adam_params",
+                    field="optimizer_params",
+                )
+            if body.adam_params is None:
+                raise RequestError("adam_params: missing", field="adam_params")
+            job = OptimStepJob(model.model_id, body.adam_params)
+            return Work("optim_step", job, _encode_optim_step)
+
+        return self._submit(body.model_id, body.seq_id, make, digest=digest)
+
+    def save_weights(self, body: SaveWeightsRequest, *, digest: str) -> str:
+        """Writes a training checkpoint."""
+
+        def make(model: ModelRecord) -> Work:
+            if body.ttl_seconds is not None:
+                raise unsupported_field("ttl_seconds", body.ttl_seconds)
+            if body.path is None:
+                raise RequestError("path: missing", field="path", hint="name the checkpoint")
+            name = check_name(body.path, field="path")
+            path = CheckpointPath(model.model_id, "weights", name)
+            directory = self._checkpoints.directory(path)
+            record = _checkpoint_record(model, path, body.user_metadata)
+            command = messages.SaveState(model.model_id, directory, body.overwrite, record)
+            answer = {"type": "save_weights", "path": str(path)}
+            return Work("control", command, lambda _: _json(answer))
+
+        return self._submit(body.model_id, body.seq_id, make, digest=digest)
+
+    def save_weights_for_sampler(self, body: SaveWeightsForSamplerRequest, *, digest: str) -> str:
+        """Writes sampler weights, or takes a snapshot and opens a sampling session on it."""
+
+        def make(model: ModelRecord) -> Work:
+            if body.kind != "snapshot":
+                raise RequestError(
+                    f"kind={body.kind!r}: must be 'snapshot'", field="kind", hint="leave kind out"
+                )
+            if body.ttl_seconds is not None:
+                raise unsupported_field("ttl_seconds", body.ttl_seconds)
+            if (body.path is None) == (body.sampling_session_seq_id is None):
+                raise RequestError(
+                    "path: give exactly one of path and sampling_session_seq_id", field="path"
+                )
+            if body.path is not None:
+                return self._named_sampler_save(model, body.path, body.user_metadata)
+            assert body.sampling_session_seq_id is not None
+            return self._nameless_sampler_save(model, body.sampling_session_seq_id, digest)
+
+        return self._submit(body.model_id, body.seq_id, make, digest=digest)
+
+    def get_info(self, model_id: str) -> dict[str, object]:
+        """What the protocol tells about a model."""
+        model = self._living(model_id)
+        unit = model.unit
+        arch = unit.info.arch if unit.info else unit.facts.arch
+        tokenizer_id = unit.info.tokenizer_id if unit.info else unit.facts.tokenizer_id
+        return {
+            "type": "get_info",
+            "model_id": model_id,
+            "model_data": {
+                "arch": arch,
+                "model_name": model.base_model,
+                "tokenizer_id": tokenizer_id,
+            },
+            "is_lora": True,
+            "lora_rank": model.lora_config.rank,
+            "model_name": model.base_model,
+            "optimizer_config": {"type": "adamw"},
+        }
+
+    def unload(self, model_id: str) -> str:
+        """Removes a model once everything accepted for it has run."""
+        model = self._living(model_id)
+        answer = {"type": "unload_model", "model_id": model_id}
+        work = Work("control", messages.UnloadAdapter(model_id), lambda _: _json(answer))
+        return model.unit.dispatcher.submit_last(model_id, work)
+
+    def skip(self, model_id: str, seq_id: int) -> None:
+        """Counts the number of a request that could not be read as consumed."""
+        model = self._store.models.get(model_id)
+        if model is not None:
+            model.unit.dispatcher.skip(model_id, seq_id)
+
+    def end_session(self, session_id: str) -> None:
+        """Unloads a session's models once everything accepted for them has run."""
+        for model in list(self._store.models.values()):
+            if model.session_id == session_id:
+                self._unload_and_forget(model)
+                del self._store.models[model.model_id]
+
+    def _unload_and_forget(self, model: ModelRecord) -> None:
+        dispatcher = model.unit.dispatcher
+
+        def forget(_: object) -> Outcome:
+            dispatcher.forget_lane(model.model_id)
+            return _json({})
+
+        if dispatcher.closed_error(model.model_id) is not None:
+            dispatcher.forget_lane(model.model_id)
+            return
+        command = messages.UnloadAdapter(model.model_id)
+        work = Work("control", command, forget)
+        dispatcher.submit_last(model.model_id, work)
+
+    def _living(self, model_id: str) -> ModelRecord:
+        model = self._store.model(model_id)
+        self._sessions.touch(model.session_id)
+        closed = model.unit.dispatcher.closed_error(model_id)
+        if closed is not None:
+            raise closed
+        return model
+
+    def _submit(self, model_id: str, seq_id: int | None, make: MakeWork, *, digest: str) -> str:
+        model = self._store.model(model_id)
+        if seq_id is None or not 1 <= seq_id <= MAX_SEQ_ID:
+            raise RequestError(
+                f"seq_id={seq_id}: must be 1..{MAX_SEQ_ID}",
+                field="seq_id",
+                hint="number the requests of a model 1, 2, 3 ...",
+            )
+        self._sessions.touch(model.session_id)
+        dispatcher = model.unit.dispatcher
+        known = dispatcher.find(model_id, seq_id, digest)
+        if known is not None:
+            return known
+        try:
+            work = make(model)
+        except TinsmithError:
+            dispatcher.skip(model_id, seq_id)
+            raise
+        return dispatcher.submit(model_id, seq_id, work, digest=digest)
+
+    def _add(
+        self,
+        body: CreateModelRequest | LoadWeightsRequest,
+        *,
+        digest: str,
+        base_model: str,
+        lora_config: LoraConfig,
+        make: Callable[[BaseModelFacts], messages.Command],
+        encode: Callable[[object], Outcome],
+    ) -> str:
+        assert body.session_id is not None
+        assert body.model_seq_id is not None
+        session_id, number = body.session_id, body.model_seq_id
+        known = self._store.reserve(session_id, "model_seq_id", number, digest=digest)
+        if known is not None:
+            return known
+        try:
+            facts = self._catalog.resolve(base_model)
+            command = make(facts)
+            unit = self._engines.get(facts)
+        except TinsmithError:
+            self._store.unreserve(session_id, "model_seq_id", number)
+            raise
+        model = ModelRecord(
+            model_id=_model_id(session_id, number),
+            session_id=session_id,
+            base_model=facts.name,
+            lora_config=lora_config,
+            user_metadata=body.user_metadata,
+            unit=unit,
+        )
+        self._store.models[model.model_id] = model
+        unit.dispatcher.open_lane(model.model_id, session_id)
+
+        def on_failure(error: TinsmithError) -> None:
+            why = RequestError(
+                f"model_id={model.model_id!r}: was not created: {error.message}",
+                field="model_id",
+                hint=error.hint,
+            )
+            unit.dispatcher.close_lane(model.model_id, why)
+
+        work = Work("control", command, encode, on_failure=on_failure)
+        request_id = unit.dispatcher.submit(model.model_id, 0, work, digest=digest)
+        self._store.bind(session_id, "model_seq_id", number, request_id)
+        return request_id
+
+    def _checkpoint(self, body: LoadWeightsRequest) -> tuple[CheckpointPath, CheckpointRecord]:
+        if body.weights_access_token is not None:
+            raise unsupported_field("weights_access_token", "...")
+        path = parse_checkpoint_path(body.path, field="path", kind="weights")
+        return path, self._checkpoints.read(path, field="path")
+
+    def _named_sampler_save(
+        self, model: ModelRecord, name: str, user_metadata: dict[str, Any] | None
+    ) -> Work:
+        path = CheckpointPath(model.model_id, "sampler_weights", check_name(name, field="path"))
+        directory = self._checkpoints.directory(path)
+        record = _checkpoint_record(model, path, user_metadata)
+        command = messages.SaveSamplerWeights(model.model_id, directory, record)
+        answer = {"type": "save_weights_for_sampler", "path": str(path)}
+
+        def encode(snapshot_id: object) -> Outcome:
+            model.unit.snapshots.add(str(snapshot_id), directory)
+            return _json(answer)
+
+        return Work("control", command, encode)
+
+    def _nameless_sampler_save(self, model: ModelRecord, number: int, digest: str) -> Work:
+        self._store.reserve(model.session_id, "sampling_session_seq_id", number, digest=digest)
+        sampler_id = f"{model.session_id}:sample:{number}"
+        answer = {"type": "save_weights_for_sampler", "sampling_session_id": sampler_id}
+
+        def encode(snapshot_id: object) -> Outcome:
+            model.unit.snapshots.add(str(snapshot_id), None)
+            self._store.samplers[sampler_id] = SamplerRecord(
+                sampler_id,
+                model.session_id,
+                model.base_model,
+                snapshot_id=str(snapshot_id),
+                unit=model.unit,
+            )
+            return _json(answer)
+
+        return Work("control", messages.TakeSnapshot(model.model_id), encode)
+
+
+def _model_id(session_id: str, number: int) -> str:
+    return f"{session_id}:train:{number}"
+
+
+def _checkpoint_record(
+    model: ModelRecord, path: CheckpointPath, user_metadata: dict[str, Any] | None
+) -> dict[str, object]:
+    record = CheckpointRecord(
+        path=str(path),
+        model_id=model.model_id,
+        base_model=model.base_model,
+        lora_config=model.lora_config,
+        created_at=datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        user_metadata=user_metadata,
+    )
+    return record.model_dump(mode="json", exclude_none=True)
+
+
+def _encode_forward_backward(answer: object) -> Outcome:
+    assert isinstance(answer, ForwardBackwardOutput)
+    return Outcome(encode_forward_backward_output(answer), PROTOBUF_TYPE)
+
+
+def _encode_optim_step(answer: object) -> Outcome:
+    assert isinstance(answer, OptimStepResponse)
+    return _json({"type": "optim_step", "metrics": finite(answer.metrics or {})})
+
+
+def finite(metrics: dict[str, float]) -> dict[str, float]:
+    """The metrics that JSON can carry."""
+    return {name: value for name, value in metrics.items() if abs(value) < float("inf")}
+
+
+def _json(value: dict[str, object] | dict[str, str]) -> Outcome:
+    return Outcome.from_json(value)

@@ -1,0 +1,3 @@
+"""HTTP routes of the service, one module a noun; each has `make_router(service)`."""
+
+__all__ = ["basics", "futures", "sampling", "sessions", "training"]

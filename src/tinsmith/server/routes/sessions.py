@@ -1,0 +1,36 @@
+"""Sessions: open, heartbeat, finish."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request, Response
+
+from tinsmith.server.http import json_response, parse_json, read_body
+from tinsmith.server.requests import FinishSessionRequest
+from tinsmith.server.service import Service
+from tinsmith.types import CreateSessionRequest, SessionHeartbeatRequest
+
+
+def make_router(service: Service) -> APIRouter:
+    """Routes of sessions."""
+    router = APIRouter()
+    max_bytes = service.config.limits.max_body_bytes
+
+    @router.post("/create_session")
+    async def create_session(request: Request) -> Response:
+        body = parse_json(CreateSessionRequest, await read_body(request, max_bytes))
+        record = service.sessions.open(body.tags, body.user_metadata or {})
+        return json_response({"type": "create_session", "session_id": record.session_id})
+
+    @router.post("/session_heartbeat")
+    async def session_heartbeat(request: Request) -> Response:
+        body = parse_json(SessionHeartbeatRequest, await read_body(request, max_bytes))
+        service.sessions.touch(body.session_id)
+        return json_response({"type": "session_heartbeat"})
+
+    @router.post("/sessions/{session_id}/finish")
+    async def finish(session_id: str, request: Request) -> Response:
+        body = parse_json(FinishSessionRequest, await read_body(request, max_bytes))
+        service.sessions.finish(session_id, body.reason.type)
+        return json_response({"type": "finish_session"})
+
+    return router

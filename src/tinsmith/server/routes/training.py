@@ -1,0 +1,158 @@
+"""Models in training. Every route but the two that tell something answers with a promise."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TypeVar
+
+from fastapi import APIRouter, Request, Response
+
+from tinsmith.core.errors import TinsmithError
+from tinsmith.core.ids import content_hash
+from tinsmith.server.http import json_response, parse_json, read_body
+from tinsmith.server.requests import OptimStepBody, UnloadModelRequest, WeightsInfoRequest
+from tinsmith.server.service import Service
+from tinsmith.server.training_bodies import (
+    body_digest,
+    lane_position,
+    read_training_body,
+)
+from tinsmith.types import (
+    CreateModelRequest,
+    ForwardBackwardRequest,
+    GetInfoRequest,
+    LoadWeightsRequest,
+    RequestModel,
+    SaveWeightsForSamplerRequest,
+    SaveWeightsRequest,
+)
+
+BodyT = TypeVar("BodyT", bound=RequestModel)
+
+INLINE_BYTES = 256 * 2**10
+"""Larger training bodies are decoded and checked on another thread."""
+
+
+class TrainingRoutes:
+    """The routes' shared ways of reading a request and answering with a promise."""
+
+    def __init__(self, service: Service) -> None:
+        self.service = service
+        self._max_bytes = service.config.limits.max_body_bytes
+
+    async def read(self, request: Request) -> bytes:
+        """The body of a request."""
+        return await read_body(request, self._max_bytes)
+
+    async def run_training(self, request: Request, *, forward_only: bool) -> Response:
+        """Forward and forward_backward."""
+        raw = await self.read(request)
+        media_type = request.headers.get("content-type", "")
+
+        def prepare() -> tuple[ForwardBackwardRequest, int | TinsmithError, str]:
+            body = read_training_body(raw, media_type, forward_only=forward_only)
+            return body, self.service.models.check_training(body), body_digest(body)
+
+        try:
+            if len(raw) > INLINE_BYTES:
+                body, num_tokens, digest = await asyncio.to_thread(prepare)
+            else:
+                body, num_tokens, digest = prepare()
+        except TinsmithError:
+            self._skip(raw, media_type)
+            raise
+        request_id = self.service.models.forward_backward(body, num_tokens, digest=digest)
+        return json_response({"request_id": request_id, "model_id": body.model_id})
+
+    async def run_lane(
+        self,
+        request: Request,
+        body_type: type[BodyT],
+        submit: Callable[[BodyT, str], tuple[str, str | None]],
+    ) -> Response:
+        """The JSON requests; `submit` returns request id and model id."""
+        raw = await self.read(request)
+        try:
+            body = parse_json(body_type, raw)
+        except TinsmithError:
+            self._skip(raw, "application/json")
+            raise
+        request_id, model_id = submit(body, content_hash(raw))
+        return json_response({"request_id": request_id, "model_id": model_id})
+
+    def _skip(self, raw: bytes, media_type: str) -> None:
+        """Uses up the sequence number of a body that could not be read, if it can be told."""
+        position = lane_position(raw, media_type)
+        if position is not None:
+            self.service.models.skip(*position)
+
+
+def make_router(service: Service) -> APIRouter:
+    """Routes of models."""
+    router = APIRouter()
+    routes = TrainingRoutes(service)
+    models = service.models
+
+    @router.post("/create_model")
+    async def create_model(request: Request) -> Response:
+        raw = await routes.read(request)
+        body = parse_json(CreateModelRequest, raw)
+        request_id, model_id = models.create(body, digest=content_hash(raw))
+        return json_response({"request_id": request_id, "model_id": model_id})
+
+    @router.post("/get_info")
+    async def get_info(request: Request) -> Response:
+        body = parse_json(GetInfoRequest, await routes.read(request))
+        return json_response(models.get_info(body.model_id))
+
+    @router.post("/unload_model")
+    async def unload_model(request: Request) -> Response:
+        body = parse_json(UnloadModelRequest, await routes.read(request))
+        request_id = models.unload(body.model_id)
+        return json_response({"request_id": request_id, "model_id": body.model_id})
+
+    @router.post("/forward_backward")
+    async def forward_backward(request: Request) -> Response:
+        return await routes.run_training(request, forward_only=False)
+
+    @router.post("/forward")
+    async def forward(request: Request) -> Response:
+        return await routes.run_training(request, forward_only=True)
+
+    @router.post("/optim_step")
+    async def optim_step(request: Request) -> Response:
+        def submit(body: OptimStepBody, digest: str) -> tuple[str, str | None]:
+            return models.optim_step(body, digest=digest), body.model_id
+
+        return await routes.run_lane(request, OptimStepBody, submit)
+
+    @router.post("/save_weights")
+    async def save_weights(request: Request) -> Response:
+        def submit(body: SaveWeightsRequest, digest: str) -> tuple[str, str | None]:
+            return models.save_weights(body, digest=digest), body.model_id
+
+        return await routes.run_lane(request, SaveWeightsRequest, submit)
+
+    @router.post("/save_weights_for_sampler")
+    async def save_weights_for_sampler(request: Request) -> Response:
+        def submit(body: SaveWeightsForSamplerRequest, digest: str) -> tuple[str, str | None]:
+            return models.save_weights_for_sampler(body, digest=digest), body.model_id
+
+        return await routes.run_lane(request, SaveWeightsForSamplerRequest, submit)
+
+    @router.post("/load_weights")
+    async def load_weights(request: Request) -> Response:
+        def submit(body: LoadWeightsRequest, digest: str) -> tuple[str, str | None]:
+            if body.model_id is None:
+                return models.load_new(body, digest=digest)
+            return models.load_into(body, digest=digest), body.model_id
+
+        return await routes.run_lane(request, LoadWeightsRequest, submit)
+
+    @router.post("/weights_info")
+    async def weights_info(request: Request) -> Response:
+        body = parse_json(WeightsInfoRequest, await routes.read(request))
+        return json_response(service.weights_info(body.tinker_path))
+
+    return router

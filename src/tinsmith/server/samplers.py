@@ -1,0 +1,189 @@
+"""Sampling sessions: a base model or one immutable snapshot each, and the samples on them."""
+
+from __future__ import annotations
+
+from tinsmith.core.errors import TinsmithError
+from tinsmith.engine.jobs import SampleJob, SampleResult
+from tinsmith.server.base_models import BaseModelCatalog
+from tinsmith.server.checkpoints import CheckpointStore, parse_checkpoint_path
+from tinsmith.server.config import ServerLimits
+from tinsmith.server.engines import EnginePool, EngineUnit
+from tinsmith.server.errors import LostError, MissingError, OverloadedError, RequestError
+from tinsmith.server.futures import PROTOBUF_TYPE, FutureStore, Outcome
+from tinsmith.server.sessions import SessionRegistry
+from tinsmith.server.store import MemoryStore, SamplerRecord
+from tinsmith.server.validation import check_sample_request
+from tinsmith.types import CreateSamplingSessionRequest, SampleRequest
+from tinsmith.types.codec import encode_sample_response
+
+
+class SamplerRegistry:
+    """The sampling sessions of the service. Lives on the event loop."""
+
+    def __init__(
+        self,
+        *,
+        store: MemoryStore,
+        sessions: SessionRegistry,
+        futures: FutureStore,
+        catalog: BaseModelCatalog,
+        engines: EnginePool,
+        checkpoints: CheckpointStore,
+        limits: ServerLimits,
+    ) -> None:
+        self._store = store
+        self._sessions = sessions
+        self._futures = futures
+        self._catalog = catalog
+        self._engines = engines
+        self._checkpoints = checkpoints
+        self._limits = limits
+
+    def open(self, body: CreateSamplingSessionRequest, *, digest: str) -> str:
+        """Opens a sampling session; returns its id."""
+        self._sessions.touch(body.session_id)
+        session_id, number = body.session_id, body.sampling_session_seq_id
+        name = "sampling_session_seq_id"
+        known = self._store.reserve(session_id, name, number, digest=digest)
+        if known is not None:
+            return known
+        sampler_id = f"{session_id}:sample:{number}"
+        try:
+            record = self._make_record(body, sampler_id)
+            self._engines.get(self._catalog.resolve(record.base_model))  # starts loading now
+        except TinsmithError:
+            self._store.unreserve(session_id, name, number)
+            raise
+        self._store.samplers[sampler_id] = record
+        self._store.bind(session_id, name, number, sampler_id)
+        return sampler_id
+
+    def describe(self, sampler_id: str) -> dict[str, str]:
+        """What the protocol tells about a sampling session."""
+        record = self._store.sampler(sampler_id)
+        answer = {"sampler_id": sampler_id, "base_model": record.base_model}
+        if record.model_path is not None:
+            answer["model_path"] = record.model_path
+        return answer
+
+    def sample(self, body: SampleRequest, *, digest: str) -> tuple[str, list[str]]:
+        """Accepts a sample; returns (request id, one sequence id for each sample)."""
+        if body.sampling_session_id is None:
+            raise RequestError(
+                "sampling_session_id: missing",
+                field="sampling_session_id",
+                hint="open a sampling session first",
+            )
+        record = self._store.sampler(body.sampling_session_id)
+        self._sessions.touch(record.session_id)
+        key = None
+        if body.seq_id is not None:
+            key = (record.sampler_id, body.seq_id)
+            known = self._futures.find(key, digest)
+            if known is not None:
+                return known, _sequence_ids(known, body.num_samples)
+        unit = self._unit(record)
+        check_sample_request(
+            body, vocab_size=unit.vocab_size, max_context_length=unit.max_context_length
+        )
+        if self._futures.num_pending >= self._limits.max_pending_requests:
+            raise OverloadedError(
+                f"{self._futures.num_pending} requests are pending",
+                hint="wait for results before submitting more",
+            )
+        request_id = self._futures.create(key=key, digest=digest)
+        job = SampleJob(
+            job_id=request_id,
+            snapshot_id=record.snapshot_id,
+            prompt=body.prompt.to_ints(),
+            num_samples=body.num_samples,
+            params=body.sampling_params,
+            prompt_logprobs=body.prompt_logprobs,
+            topk_prompt_logprobs=body.topk_prompt_logprobs,
+        )
+        self._start(job, record, unit)
+        return request_id, _sequence_ids(request_id, body.num_samples)
+
+    def end_session(self, session_id: str) -> None:
+        """Drops a session's samplers, and the snapshots that only they used."""
+        ended = [s for s in self._store.samplers.values() if s.session_id == session_id]
+        for record in ended:
+            del self._store.samplers[record.sampler_id]
+        in_use = {record.snapshot_id for record in self._store.samplers.values()}
+        for record in ended:
+            if record.unit is not None and record.snapshot_id not in in_use:
+                assert record.snapshot_id is not None
+                record.unit.snapshots.drop(record.snapshot_id)
+
+    def _make_record(self, body: CreateSamplingSessionRequest, sampler_id: str) -> SamplerRecord:
+        if body.model_path is None:
+            if body.base_model is None:
+                raise RequestError("base_model: give base_model or model_path", field="base_model")
+            facts = self._catalog.resolve(body.base_model)
+            return SamplerRecord(sampler_id, body.session_id, facts.name)
+        path = parse_checkpoint_path(body.model_path, field="model_path", kind="sampler_weights")
+        checkpoint = self._checkpoints.read(path, field="model_path")
+        if checkpoint.snapshot_id is None:
+            raise MissingError(
+                f"model_path={body.model_path!r}: holds no sampler weights", field="model_path"
+            )
+        if body.base_model is not None:
+            facts = self._catalog.resolve(body.base_model)
+            if facts.name != checkpoint.base_model:
+                raise RequestError(
+                    f"base_model={body.base_model!r}: the weights are of {checkpoint.base_model!r}",
+                    field="base_model",
+                    hint="leave base_model out",
+                )
+        return SamplerRecord(
+            sampler_id,
+            body.session_id,
+            checkpoint.base_model,
+            model_path=body.model_path,
+            directory=self._checkpoints.directory(path),
+            snapshot_id=checkpoint.snapshot_id,
+        )
+
+    def _unit(self, record: SamplerRecord) -> EngineUnit:
+        """The engine to sample on; a dead one is replaced unless the weights died with it."""
+        if record.unit is None:
+            return self._engines.get(self._catalog.resolve(record.base_model))
+        failure = record.unit.client.failure
+        if failure is not None:
+            raise LostError(
+                f"sampling_session_id={record.sampler_id!r}: {failure.message}",
+                field="sampling_session_id",
+                hint="its weights were never saved by name: save them again from a new model",
+            )
+        return record.unit
+
+    def _start(self, job: SampleJob, record: SamplerRecord, unit: EngineUnit) -> None:
+        snapshot_id = record.snapshot_id
+
+        def on_result(result: SampleResult) -> None:
+            if snapshot_id is not None:
+                unit.snapshots.release(snapshot_id)
+            self._finish(result)
+
+        def on_acquired(error: TinsmithError | None) -> None:
+            if error is None:
+                unit.client.sample(job, on_result)
+            else:
+                self._futures.fail(job.job_id, error)
+
+        if snapshot_id is None:
+            unit.client.sample(job, on_result)
+        else:
+            unit.snapshots.acquire(snapshot_id, record.directory, on_acquired)
+
+    def _finish(self, result: SampleResult) -> None:
+        if result.response is not None:
+            body = encode_sample_response(result.response)
+            self._futures.complete(result.job_id, Outcome(body, PROTOBUF_TYPE))
+        else:
+            assert result.error is not None
+            self._futures.fail(result.job_id, result.error)
+
+
+def _sequence_ids(request_id: str, num_samples: int) -> list[str]:
+    return [f"{request_id}-{index}" for index in range(num_samples)]

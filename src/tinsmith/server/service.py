@@ -1,0 +1,110 @@
+"""The service without HTTP: its parts put together, started and stopped."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Callable
+
+from tinsmith.server.base_models import BaseModelCatalog
+from tinsmith.server.checkpoints import CheckpointStore, parse_checkpoint_path
+from tinsmith.server.config import ServerConfig
+from tinsmith.server.engines import EnginePool
+from tinsmith.server.futures import FutureStore
+from tinsmith.server.models import ModelRegistry
+from tinsmith.server.samplers import SamplerRegistry
+from tinsmith.server.sessions import SessionRegistry
+from tinsmith.server.store import MemoryStore
+
+
+class Service:
+    """Everything the routes use. Made and used on one event loop."""
+
+    def __init__(self, config: ServerConfig) -> None:
+        self.config = config
+        self.on_idle: Callable[[], None] | None = None
+        self.store = MemoryStore()
+        self.futures = FutureStore(
+            keep_s=config.limits.result_keep_s, max_bytes=config.limits.max_result_bytes
+        )
+        self.catalog = BaseModelCatalog(config.models)
+        self.checkpoints = CheckpointStore(config.state_dir / "checkpoints")
+        self.engines = EnginePool(config, self.futures)
+        self.sessions = SessionRegistry(
+            self.store,
+            config.limits,
+            on_end=self._end_session,
+            idle_exit_s=config.idle_exit_s,
+            on_idle=self._go_idle,
+        )
+        self.models = ModelRegistry(
+            store=self.store,
+            sessions=self.sessions,
+            futures=self.futures,
+            catalog=self.catalog,
+            engines=self.engines,
+            checkpoints=self.checkpoints,
+        )
+        self.samplers = SamplerRegistry(
+            store=self.store,
+            sessions=self.sessions,
+            futures=self.futures,
+            catalog=self.catalog,
+            engines=self.engines,
+            checkpoints=self.checkpoints,
+            limits=config.limits,
+        )
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def running(cls, config: ServerConfig) -> AsyncIterator[Service]:
+        """A service whose given models are loading; its engines end with the block."""
+        service = cls(config)
+        try:
+            for facts in service.catalog.offered if config.models else ():
+                service.engines.get(facts)
+            yield service
+        finally:
+            service.sessions.close()
+            service.futures.close()
+            await service.engines.close()
+
+    def capabilities(self) -> dict[str, object]:
+        """What the protocol tells about the base models."""
+        contexts = {unit.facts.name: unit.max_context_length for unit in self.engines.units}
+        return {
+            "supported_models": [
+                {
+                    "model_name": facts.name,
+                    "max_context_length": contexts.get(facts.name) or facts.max_context_length,
+                    "trainable": True,
+                    "sampleable": True,
+                }
+                for facts in self.catalog.offered
+            ]
+        }
+
+    def weights_info(self, tinker_path: str) -> dict[str, object]:
+        """What the protocol tells about a checkpoint."""
+        parts = tinker_path.split("/")
+        kind = "sampler_weights" if "sampler_weights" in parts else "weights"
+        path = parse_checkpoint_path(tinker_path, field="tinker_path", kind=kind)
+        record = self.checkpoints.read(path, field="tinker_path")
+        lora = record.lora_config
+        return {
+            "base_model": record.base_model,
+            "is_lora": True,
+            "lora_rank": lora.rank,
+            "train_unembed": lora.train_unembed,
+            "train_mlp": lora.train_mlp,
+            "train_attn": lora.train_attn,
+            "optimizer_config": {"type": "adamw"},
+        }
+
+    def _end_session(self, session_id: str) -> None:
+        self.models.end_session(session_id)
+        self.samplers.end_session(session_id)
+        self.store.forget_session(session_id)
+
+    def _go_idle(self) -> None:
+        if self.on_idle is not None:
+            self.on_idle()

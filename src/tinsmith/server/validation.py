@@ -1,0 +1,173 @@
+"""Checks of what a request asks for, made before it is accepted.
+
+Each raises an error that names the field and what is allowed; the engine checks what it relies on
+once more. Nothing here needs torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from tinsmith.algorithms.loss_inputs import check_loss_config, check_loss_inputs, find_loss_inputs
+from tinsmith.core.errors import ConfigError, DataError
+from tinsmith.server.errors import RequestError
+from tinsmith.types import (
+    Datum,
+    EncodedTextChunk,
+    ForwardBackwardRequest,
+    LoraConfig,
+    ModelInput,
+    SampleRequest,
+)
+
+MAX_NUM_SAMPLES = 4096
+MAX_TOPK_PROMPT_LOGPROBS = 128
+UNKNOWN_VOCAB_SIZE = 2**31
+"""Stands in for a vocabulary that no configuration file states."""
+
+
+def check_lora_config(config: LoraConfig) -> None:
+    """Checks that something is trained."""
+    if not (config.train_attn or config.train_mlp or config.train_unembed):
+        raise ConfigError(
+            "lora_config: train_attn, train_mlp and train_unembed are all false; "
+            "at least one must be true",
+            field="lora_config.train_attn",
+        )
+
+
+def check_training_request(
+    request: ForwardBackwardRequest, *, vocab_size: int | None, max_context_length: int | None
+) -> int:
+    """Checks loss, settings and every datum; returns the number of tokens."""
+    spec = find_loss_inputs(request.loss_fn)
+    check_loss_config(spec, request.loss_fn_config)
+    if not request.data:
+        raise DataError("data: must hold at least one datum", field="data")
+    vocab_size = vocab_size or UNKNOWN_VOCAB_SIZE
+    num_tokens = 0
+    for index, datum in enumerate(request.data):
+        length = _check_datum_tokens(datum, index, vocab_size, max_context_length)
+        check_loss_inputs(
+            spec,
+            _arrays(datum, index),
+            num_tokens=length,
+            vocab_size=vocab_size,
+            datum_index=index,
+        )
+        num_tokens += length
+    return num_tokens
+
+
+def _check_datum_tokens(
+    datum: Datum, index: int, vocab_size: int, max_context_length: int | None
+) -> int:
+    try:
+        length = _check_tokens(datum.model_input, "model_input", vocab_size)
+    except RequestError as exc:
+        raise DataError(exc.message, field=exc.field, hint=exc.hint, datum_index=index) from exc
+    if max_context_length is not None and length > max_context_length:
+        raise DataError(
+            f"model_input: {length} tokens, the base model takes at most {max_context_length}",
+            field="model_input",
+            hint="shorten or split the sequence",
+            datum_index=index,
+        )
+    return length
+
+
+def _arrays(datum: Datum, index: int) -> Mapping[str, np.ndarray]:
+    arrays: dict[str, np.ndarray] = {}
+    for key, tensor in datum.loss_fn_inputs.items():
+        try:
+            arrays[key] = tensor.to_numpy()
+        except ValueError as exc:
+            field = f"loss_fn_inputs.{key}"
+            raise DataError(f"{field}: {exc}", field=field, datum_index=index) from exc
+    return arrays
+
+
+def _check_tokens(model_input: ModelInput, field: str, vocab_size: int) -> int:
+    """Checks chunk kinds and token ids; returns the length."""
+    length = 0
+    for chunk in model_input.chunks:
+        if not isinstance(chunk, EncodedTextChunk):
+            raise RequestError(
+                f"{field}.chunks: a chunk of type {chunk.type!r}, must be 'encoded_text'",
+                field=f"{field}.chunks",
+                hint="the base models served here read text only",
+            )
+        tokens = np.asarray(chunk.tokens, dtype=np.int64)
+        length += len(tokens)
+        outside = (tokens < 0) | (tokens >= vocab_size)
+        if outside.any():
+            where = int(np.argmax(outside))
+            raise RequestError(
+                f"{field}: token {tokens[where]} is outside the vocabulary of {vocab_size}",
+                field=field,
+                hint="encode with the base model's own tokenizer",
+            )
+    if length == 0:
+        raise RequestError(f"{field}: holds no tokens", field=field)
+    return length
+
+
+def check_sample_request(
+    request: SampleRequest, *, vocab_size: int | None, max_context_length: int | None
+) -> None:
+    """Checks prompt, sampling settings, and that nothing unsupported is asked for."""
+    _check_sample_options(request)
+    length = _check_tokens(request.prompt, "prompt", vocab_size or UNKNOWN_VOCAB_SIZE)
+    params = request.sampling_params
+    if max_context_length is None:
+        return
+    if length >= max_context_length:
+        raise RequestError(
+            f"prompt: {length} tokens leave no room in the context of {max_context_length}",
+            field="prompt",
+            hint="shorten the prompt",
+        )
+    if params.max_tokens is not None and length + params.max_tokens > max_context_length:
+        raise RequestError(
+            f"sampling_params.max_tokens={params.max_tokens}: with the prompt's {length} tokens "
+            f"above the context of {max_context_length}",
+            field="sampling_params.max_tokens",
+            hint=f"ask for at most {max_context_length - length}",
+        )
+
+
+def _check_sample_options(request: SampleRequest) -> None:
+    if not 1 <= request.num_samples <= MAX_NUM_SAMPLES:
+        raise RequestError(
+            f"num_samples={request.num_samples}: must be 1..{MAX_NUM_SAMPLES}",
+            field="num_samples",
+        )
+    if not 0 <= request.topk_prompt_logprobs <= MAX_TOPK_PROMPT_LOGPROBS:
+        raise RequestError(
+            f"topk_prompt_logprobs={request.topk_prompt_logprobs}: must be "
+            f"0..{MAX_TOPK_PROMPT_LOGPROBS}",
+            field="topk_prompt_logprobs",
+        )
+    unsupported = {
+        "topk_sample_logprobs": request.topk_sample_logprobs != 0,
+        "prompt_alt_tokens_k": request.prompt_alt_tokens_k != 0,
+        "target_prompt_logprobs": request.target_prompt_logprobs is not None,
+        "prompt_logprobs_last_n": request.prompt_logprobs_last_n is not None,
+        "record_stability_info": request.record_stability_info,
+        "base_model": request.base_model is not None,
+        "model_path": request.model_path is not None,
+    }
+    for name, is_asked in unsupported.items():
+        if is_asked:
+            raise unsupported_field(name, getattr(request, name))
+
+
+def unsupported_field(name: str, value: object) -> RequestError:
+    """The refusal of a field that the service does not honour."""
+    return RequestError(
+        f"{name}={str(value)[:80]}: not supported by this service",
+        field=name,
+        hint=f"leave {name} out",
+    )
