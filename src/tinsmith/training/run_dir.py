@@ -1,6 +1,6 @@
 """The run directory: `config.json`, `metrics.jsonl`, `checkpoints.jsonl`.
 
-`open_run` prepares a new one, clears an old one, or finds where an interrupted run goes on.
+`choose_start` decides whether a run starts new, starts over or goes on; `RunStart.begin` does so.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import json
 import re
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from tinsmith.core.errors import ConfigError
+from tinsmith.core.jsonio import dumps
 from tinsmith.core.paths import atomic_write_text, runs_dir
 from tinsmith.telemetry.recorder import drop_steps_after
 from tinsmith.training.checkpoints import CheckpointRecord, last_resumable, read_records
@@ -65,50 +67,65 @@ def new_run_dir(kind: str, data: Path) -> Path:
     return path
 
 
-def open_run(
-    run: RunDir, config: BaseModel, manifest: dict[str, Any], if_exists: IfExists
-) -> CheckpointRecord | None:
-    """Make `run` ready for writing.
+@dataclass(frozen=True)
+class RunStart:
+    """How a run begins; nothing is written before `begin`.
 
-    Args:
-        run: Directory, new or used.
-        config: The resolved configuration; a resumed run must have the same.
-        manifest: What else goes into `config.json`.
-        if_exists: What to do with a run that is already there.
+    Attributes:
+        run: Its directory.
+        record: The checkpoint to go on from; None to start at the beginning.
+        is_resumed: Whether the directory's files go on.
+    """
 
-    Returns:
-        The checkpoint to go on from; None to start at the beginning.
+    run: RunDir
+    record: CheckpointRecord | None
+    is_resumed: bool
+
+    @property
+    def first_step(self) -> int:
+        """Steps that are done already."""
+        return 0 if self.record is None else self.record.step
+
+    def begin(self, config: BaseModel, manifest: Mapping[str, Any]) -> None:
+        """Make the directory ready: a fresh `config.json`, or metrics cut back to the checkpoint.
+
+        Args:
+            config: The resolved configuration.
+            manifest: What else goes into `config.json`; `diff` goes into a file of its own.
+        """
+        if self.is_resumed:
+            drop_steps_after(self.run.metrics, -1 if self.record is None else self.record.step)
+            return
+        for file in self.run.files:
+            file.unlink(missing_ok=True)
+        self.run.path.mkdir(parents=True, exist_ok=True)
+        document = {"config": config.model_dump(mode="json"), **manifest}
+        diff = document.pop("diff", "")
+        if diff:
+            atomic_write_text(self.run.diff, diff + "\n")
+        atomic_write_text(self.run.config, dumps(document, indent=2) + "\n")
+
+
+def choose_start(run: RunDir, config: BaseModel, if_exists: IfExists) -> RunStart:
+    """Decide whether a run starts new, starts over, or goes on.
 
     Raises:
         ConfigError: A run is there and `if_exists` does not allow for it, or it has another
             configuration.
     """
-    if run.holds_run():
-        choice = _ask(run) if if_exists == "ask" else if_exists
-        if choice == "raise":
-            raise ConfigError(
-                f"run_dir={str(run.path)!r}: holds a run",
-                field="run_dir",
-                hint="set if_exists to resume or delete, or choose another directory",
-            )
-        if choice == "resume":
-            return _resume(run, config)
-        for file in run.files:
-            file.unlink(missing_ok=True)
-    run.path.mkdir(parents=True, exist_ok=True)
-    diff = manifest.pop("diff", "")
-    if diff:
-        atomic_write_text(run.diff, diff)
-    document = {"config": config.model_dump(mode="json"), **manifest}
-    atomic_write_text(run.config, json.dumps(document, indent=2, ensure_ascii=False) + "\n")
-    return None
-
-
-def _resume(run: RunDir, config: BaseModel) -> CheckpointRecord | None:
+    if not run.holds_run():
+        return RunStart(run, None, is_resumed=False)
+    choice = _ask(run) if if_exists == "ask" else if_exists
+    if choice == "raise":
+        raise ConfigError(
+            f"run_dir={str(run.path)!r}: holds a run",
+            field="run_dir",
+            hint="set if_exists to resume or delete, or choose another directory",
+        )
+    if choice == "delete":
+        return RunStart(run, None, is_resumed=False)
     _check_same_config(run, config)
-    record = last_resumable(read_records(run.checkpoints))
-    drop_steps_after(run.metrics, -1 if record is None else record.step)
-    return record
+    return RunStart(run, last_resumable(read_records(run.checkpoints)), is_resumed=True)
 
 
 def _check_same_config(run: RunDir, config: BaseModel) -> None:

@@ -42,7 +42,7 @@ from tinsmith.training.config import SupervisedConfig
 from tinsmith.training.evaluators import Evaluator, NLLEvaluator, sum_nll
 from tinsmith.training.progress import Progress, make_progress
 from tinsmith.training.provenance import make_manifest
-from tinsmith.training.run_dir import RunDir, new_run_dir, open_run
+from tinsmith.training.run_dir import RunDir, RunStart, choose_start, new_run_dir
 
 if TYPE_CHECKING:
     from tinsmith.client import APIFuture, ServiceClient, TrainingClient
@@ -96,9 +96,7 @@ def run(config: SupervisedConfig, **options: Any) -> SupervisedResult:
         config: The run.
         options: Keyword arguments of `train`.
     """
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
+    if not _is_loop_running():
         return asyncio.run(train(config, **options))
     outcome: dict[str, SupervisedResult | BaseException] = {}
 
@@ -114,6 +112,14 @@ def run(config: SupervisedConfig, **options: Any) -> SupervisedResult:
     if isinstance(outcome["is"], BaseException):
         raise outcome["is"]
     return outcome["is"]
+
+
+def _is_loop_running() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 async def train(
@@ -138,39 +144,45 @@ async def train(
     """
     job = await asyncio.to_thread(_prepare, config)
     run_dir = RunDir(config.run_dir or new_run_dir("sft", config.data))
-    manifest = {**make_manifest(), "data": job.describe()}
-    record = open_run(run_dir, config, manifest, config.if_exists)
-    if record is not None and record.is_final:
+    start = choose_start(run_dir, config, config.if_exists)
+    if start.record is not None and start.record.is_final:
         logger.info("%s: the run is complete; nothing to do", run_dir.path)
-        return _result(run_dir, job, record, record.step)
-    owned = service is None
-    if service is None:
-        from tinsmith.client import ServiceClient
+        return _result(run_dir, job, start.record, start.first_step)
+    if service is not None:
+        return await _train_with(service, job, start, recorder=recorder, evaluators=evaluators)
+    from tinsmith.client import ServiceClient
 
-        service = ServiceClient(base_url=config.base_url)
-    status = "errored"
-    try:
-        client = await _connect(service, config, record)
-        first_step = 0 if record is None else record.step
-        with (
-            JsonlRecorder(run_dir.metrics) as metrics_file,
-            make_progress(job.num_steps, first_step, wanted=config.progress) as progress,
-        ):
-            recorders = [metrics_file] if recorder is None else [metrics_file, recorder]
-            final = await _Loop(
-                config, job, client, _Outputs(run_dir, recorders, progress), evaluators
-            ).run(first_step)
-        status = "success"
-        return _result(run_dir, job, final, first_step)
-    finally:
-        if owned:
-            await service.close(status)
+    async with ServiceClient(base_url=config.base_url) as own_service:
+        return await _train_with(own_service, job, start, recorder=recorder, evaluators=evaluators)
+
+
+async def _train_with(
+    service: ServiceClient,
+    job: _Job,
+    start: RunStart,
+    *,
+    recorder: Recorder | None,
+    evaluators: Sequence[Evaluator],
+) -> SupervisedResult:
+    config = job.config
+    client = await _connect(service, config, start.record)
+    # From here on there is something to record: what failed before leaves no run behind.
+    start.begin(config, {**make_manifest(), "data": job.describe()})
+    with (
+        JsonlRecorder(start.run.metrics) as metrics_file,
+        make_progress(job.num_steps, start.first_step, wanted=config.progress) as progress,
+    ):
+        recorders = [metrics_file] if recorder is None else [metrics_file, recorder]
+        outputs = _Outputs(start.run, recorders, progress)
+        final = await _Loop(job, client, outputs, evaluators=evaluators).run(start.first_step)
+    return _result(start.run, job, final, start.first_step)
 
 
 @dataclass(frozen=True)
 class _Job:
     """Everything that is known before a service is asked."""
 
+    config: SupervisedConfig
     plan: BatchPlan
     held_out: SupervisedDataset
     schedule: Schedule
@@ -218,6 +230,7 @@ def _prepare(config: SupervisedConfig) -> _Job:
     num_steps = plan.batches_per_epoch * config.num_epochs
     num_steps = min(num_steps, config.max_steps or num_steps)
     return _Job(
+        config=config,
         plan=plan,
         held_out=SupervisedDataset.from_conversations(file.test, form),
         schedule=make_schedule(config.lr_schedule, num_steps, config.warmup_steps),
@@ -271,13 +284,13 @@ class _Loop:
 
     def __init__(
         self,
-        config: SupervisedConfig,
         job: _Job,
         client: TrainingClient,
         outputs: _Outputs,
+        *,
         evaluators: Sequence[Evaluator],
     ) -> None:
-        self.config = config
+        self.config = job.config
         self.job = job
         self.client = client
         self.outputs = outputs
