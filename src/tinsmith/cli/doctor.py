@@ -145,7 +145,7 @@ def _service(base_url: str | None) -> Check:
     name = f"service at {named}" if named else "embedded service"
     try:
         with ServiceClient(base_url=base_url) as service:
-            capabilities = service.get_server_capabilities()
+            capabilities = service.get_server_capabilities().result()
     except TinsmithError as error:
         return Check(name, works=False, detail=error.message, cure=error.hint)
     models = ", ".join(str(model.model_name) for model in capabilities.supported_models)

@@ -2,7 +2,6 @@
 
 import json
 import shlex
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -64,7 +63,7 @@ def sft(configs: tuple[Path, ...], dry_run: bool, as_json: bool, words: tuple[st
 
 def _print(result: "SupervisedResult", *, as_json: bool) -> None:
     if as_json:
-        print(json.dumps(_summary(result)))
+        print(json.dumps(result.summary()))
         return
     before, after = result.eval_nll_before, result.eval_nll_after
     print(f"{result.num_steps} steps done", end="")
@@ -76,11 +75,3 @@ def _print(result: "SupervisedResult", *, as_json: bool) -> None:
     print(f"run       {result.run_dir}")
     print(f"adapter   {result.adapter_dir or result.sampler_path}")
     print(f"try it    {command_prefix()} chat --model {shlex.quote(str(result.run_dir))}")
-
-
-def _summary(result: "SupervisedResult") -> dict[str, object]:
-    """What `--json` prints: the result with its paths as text."""
-    return {
-        name: str(value) if isinstance(value, Path) else value
-        for name, value in asdict(result).items()
-    }
