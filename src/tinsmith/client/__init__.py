@@ -1,0 +1,60 @@
+"""The SDK: train and sample over the service, from scripts, async code and notebooks alike.
+
+`ServiceClient` is the way in; it makes `TrainingClient`s and `SamplingClient`s, whose methods
+return `APIFuture`s. Names and defaults follow the Tinker SDK.
+"""
+
+from tinsmith.client.errors import (
+    APIConnectionError,
+    APIError,
+    APIResponseValidationError,
+    APIStatusError,
+    APITimeoutError,
+    AuthenticationError,
+    BadRequestError,
+    BillingError,
+    ClientClosedError,
+    ConflictError,
+    InternalServerError,
+    NotFoundError,
+    PermissionDeniedError,
+    RateLimitError,
+    RequestFailedError,
+    ResultExpiredError,
+    SessionLostError,
+    UnprocessableEntityError,
+)
+from tinsmith.client.futures import APIFuture, ClientFuture
+from tinsmith.client.retries import RetryConfig
+from tinsmith.client.sampling import SamplingClient
+from tinsmith.client.service import ServiceClient
+from tinsmith.client.training import TrainingClient
+from tinsmith.core.errors import TinsmithError
+
+__all__ = [
+    "APIConnectionError",
+    "APIError",
+    "APIFuture",
+    "APIResponseValidationError",
+    "APIStatusError",
+    "APITimeoutError",
+    "AuthenticationError",
+    "BadRequestError",
+    "BillingError",
+    "ClientClosedError",
+    "ClientFuture",
+    "ConflictError",
+    "InternalServerError",
+    "NotFoundError",
+    "PermissionDeniedError",
+    "RateLimitError",
+    "RequestFailedError",
+    "ResultExpiredError",
+    "RetryConfig",
+    "SamplingClient",
+    "ServiceClient",
+    "SessionLostError",
+    "TinsmithError",
+    "TrainingClient",
+    "UnprocessableEntityError",
+]

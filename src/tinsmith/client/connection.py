@@ -1,0 +1,339 @@
+"""One ServiceClient's way to its service: address, configuration, session, numbering.
+
+Everything is made on first use: the constructor of a client does no I/O. Main names: `Connection`,
+`ConnectionSettings`, `ServiceConfig`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import dataclasses
+import itertools
+import logging
+import os
+import sys
+import weakref
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, Generic, Protocol, TypeVar
+
+import pydantic
+
+import tinsmith
+from tinsmith.client import launcher
+from tinsmith.client.chunking import ChunkLimits
+from tinsmith.client.errors import (
+    APIConnectionError,
+    APIError,
+    APIResponseValidationError,
+    ClientClosedError,
+)
+from tinsmith.client.loop import loop_thread, run_in_daemon_thread
+from tinsmith.client.polling import ResultKind, await_result
+from tinsmith.client.retries import RetryPolicy
+from tinsmith.client.session import FinishStatus, Session
+from tinsmith.client.transport import Request, Transport
+from tinsmith.core import jsonio, paths
+from tinsmith.core.errors import ServerError
+from tinsmith.types import CreateSessionRequest, CreateSessionResponse, UntypedAPIFuture
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+M = TypeVar("M", bound=pydantic.BaseModel)
+
+_EXIT_TIMEOUT_S = 2.0
+"""How long the end of the process may wait for sessions to be finished."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ConnectionSettings:
+    """What a ServiceClient was asked for."""
+
+    base_url: str | None
+    """None starts or joins the embedded service."""
+    api_key: str = dataclasses.field(default="", repr=False)
+    timeout_s: float = 60.0
+    max_retries: int = 10
+    headers: Mapping[str, str] = dataclasses.field(default_factory=dict[str, str])
+    user_metadata: Mapping[str, str] | None = None
+    project_id: str | None = None
+    display_name: str | None = None
+
+
+class ServiceConfig(pydantic.BaseModel):
+    """The answer of `client/config`, as far as this client acts on it."""
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="ignore")
+
+    fwdbwd_max_chunk_len: int = pydantic.Field(default=1024, ge=1)
+    """Datums in one request at most."""
+    fwdbwd_max_chunk_bytes_count: int = pydantic.Field(default=5_000_000, ge=1)
+    """Estimated bytes in one request at most."""
+    parallel_fwdbwd_chunks: bool = True
+    """Whether the chunks of one call are sent at the same time."""
+    pjwt_auth_enabled: bool = False
+    """The service wants short-lived tokens, which this client cannot get."""
+
+    @property
+    def chunk_limits(self) -> ChunkLimits:
+        return ChunkLimits(self.fwdbwd_max_chunk_len, self.fwdbwd_max_chunk_bytes_count)
+
+
+class Connection:
+    """Shared by a ServiceClient and the clients it made; used on the SDK's loop."""
+
+    def __init__(self, settings: ConnectionSettings) -> None:
+        self.settings = settings
+        self.config = ServiceConfig()
+        self.model_seq_ids = itertools.count()
+        self.sampling_session_seq_ids = itertools.count()
+        self._pid = os.getpid()
+        self._is_closed = False
+        self._transport = _Once(self._open)
+        self._session = _Once(self._create_session)
+
+    @property
+    def is_embedded(self) -> bool:
+        return self.settings.base_url is None
+
+    async def transport(self) -> Transport:
+        """The open transport, with the service's configuration fetched."""
+        self._check_open()
+        return await self._transport.get()
+
+    async def session(self) -> Session:
+        """The session, created on first use.
+
+        Raises:
+            SessionLostError: the service has ended it.
+        """
+        self._check_open()
+        session = await self._session.get()
+        session.check_alive()
+        return session
+
+    async def post(self, request: ProtocolRequest, answer: type[M]) -> M:
+        """Ask within the session for something that is answered at once."""
+        await self.session()
+        transport = await self.transport()
+        reply = await transport.send(json_request(request))
+        return parse(answer, reply.json(), request.type)
+
+    async def get(self, path: str, answer: type[M]) -> M:
+        """GET something that needs no session; the validated answer."""
+        transport = await self.transport()
+        return parse(answer, (await transport.send(Request(path, method="GET"))).json(), path)
+
+    async def submit(self, request: Request) -> UntypedAPIFuture:
+        """Send within the session a request whose answer is the promise of a result."""
+        await self.session()
+        transport = await self.transport()
+        return parse(UntypedAPIFuture, (await transport.send(request)).json(), request.path)
+
+    async def result(self, request_id: str, kind: ResultKind, answer: type[M]) -> M:
+        """Wait for a JSON result; the validated model."""
+        transport = await self.transport()
+        reply = await await_result(transport, request_id, kind)
+        return parse(answer, reply.json(), kind.request_type)
+
+    async def result_bytes(self, request_id: str, kind: ResultKind) -> bytes:
+        """Wait for a protobuf result."""
+        return (await await_result(await self.transport(), request_id, kind)).content
+
+    async def close(self, status: FinishStatus, detail: str | None) -> None:
+        """Finish the session if there is one, fail what is under way, close the pools."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        _open_connections.discard(self)
+        session = self._session.value
+        transport = self._transport.value
+        self._session.cancel()
+        self._transport.cancel()
+        try:
+            if session is not None:
+                await session.finish(status, detail)
+        finally:
+            if transport is not None:
+                await transport.close()
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise ClientClosedError("ServiceClient is closed", hint="create a new one")
+
+    async def _open(self) -> Transport:
+        if not self.is_embedded:
+            return await self._configured(self._make_transport(str(self.settings.base_url), None))
+        service = await self._join_embedded()
+        try:
+            return await self._configured(self._make_transport(service.url, service))
+        except APIConnectionError as error:
+            # It may have ended for idleness between being found and being asked.
+            logger.debug("the embedded service went away and is started again: %s", error)
+            service = await self._join_embedded()
+            return await self._configured(self._make_transport(service.url, service))
+
+    async def _join_embedded(self) -> launcher.EmbeddedService:
+        state_dir = paths.state_dir()
+        return await run_in_daemon_thread(lambda: launcher.join_or_start(state_dir))
+
+    def _make_transport(self, url: str, service: launcher.EmbeddedService | None) -> Transport:
+        settings = self.settings
+        return Transport(
+            url,
+            service.api_key if service else settings.api_key,
+            timeout_s=settings.timeout_s,
+            policy=RetryPolicy(max_retries=settings.max_retries),
+            headers=settings.headers,
+            explain_failure=service.explain_failure if service else None,
+        )
+
+    async def _configured(self, transport: Transport) -> Transport:
+        try:
+            body = jsonio.dumps({"sdk_version": tinsmith.__version__}).encode()
+            answer = (await transport.send(Request("client/config", body))).json()
+            config = parse(ServiceConfig, answer, "client/config")
+            if config.pjwt_auth_enabled:
+                raise ServerError(
+                    f"{transport.base_url} wants short-lived tokens (pjwt_auth_enabled), "
+                    "which this client cannot get",
+                    hint="use the service's own client",
+                )
+        except BaseException:
+            await transport.close()
+            raise
+        self.config = config
+        return transport
+
+    async def _create_session(self) -> Session:
+        settings = self.settings
+        request = CreateSessionRequest(
+            user_metadata=dict(settings.user_metadata or {}),
+            sdk_version=tinsmith.__version__,
+            project_id=settings.project_id,
+            display_name=settings.display_name,
+        )
+        transport = await self.transport()
+        try:
+            reply = await transport.send(json_request(request))
+        except APIConnectionError:
+            if not self.is_embedded:
+                raise
+            # Without a session it does not wait for us, and may have ended for idleness.
+            self._transport.reset()
+            await transport.close()
+            transport = await self.transport()
+            reply = await transport.send(json_request(request))
+        answer = parse(CreateSessionResponse, reply.json(), request.type)
+        for level, message in (
+            (logging.INFO, answer.info_message),
+            (logging.WARNING, answer.warning_message),
+            (logging.ERROR, answer.error_message),
+        ):
+            if message:
+                logger.log(level, "the service says: %s", message)
+        _finish_at_exit(self)
+        return Session(transport, answer.session_id)
+
+
+class ProtocolRequest(Protocol):
+    """A request model; its `type` is its endpoint."""
+
+    @property
+    def type(self) -> str: ...
+
+    def model_dump_json(self, *, by_alias: bool, exclude_none: bool) -> str: ...
+
+
+def json_request(request: ProtocolRequest) -> Request:
+    """A request model as JSON; the protocol leaves out what has no value."""
+    body = request.model_dump_json(by_alias=True, exclude_none=True)
+    return Request(request.type, body.encode())
+
+
+def parse(model: type[M], payload: object, what: str) -> M:
+    """Validate an answer.
+
+    Raises:
+        APIResponseValidationError: it lacks something, or something has the wrong type.
+    """
+    try:
+        return model.model_validate(payload)
+    except pydantic.ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(str(part) for part in problem['loc']) or 'answer'}: {problem['msg']}"
+            for problem in error.errors()
+        )
+        raise APIResponseValidationError(
+            f"{what}: the service's answer breaks the protocol: {problems}",
+            body=payload,
+            hint="the service may speak another version of the protocol",
+        ) from error
+
+
+class _Once(Generic[T]):
+    """A value made on first use and shared; a failure is not kept, the next use tries again."""
+
+    def __init__(self, make: Callable[[], Coroutine[Any, Any, T]]) -> None:
+        self._make = make
+        self._task: asyncio.Task[T] | None = None
+
+    @property
+    def value(self) -> T | None:
+        """The value if it is there."""
+        task = self._task
+        if task is None or not task.done() or task.cancelled() or task.exception():
+            return None
+        return task.result()
+
+    async def get(self) -> T:
+        if self._task is None or (self._task.done() and self.value is None):
+            self._task = asyncio.get_running_loop().create_task(self._make())
+        # Shielded: one caller's cancellation is not the others'.
+        return await asyncio.shield(self._task)
+
+    def reset(self) -> None:
+        """Forget the value; the next use makes another."""
+        self._task = None
+
+    def cancel(self) -> None:
+        """Stop making it."""
+        if self._task is not None:
+            self._task.cancel()
+
+
+_open_connections: weakref.WeakSet[Connection] = weakref.WeakSet()
+_is_exit_registered = False
+
+
+def _finish_at_exit(connection: Connection) -> None:
+    global _is_exit_registered  # noqa: PLW0603 - registered once, on first use, not at import
+    _open_connections.add(connection)
+    if not _is_exit_registered:
+        _is_exit_registered = True
+        atexit.register(_finish_all)
+
+
+def _finish_all() -> None:
+    """At the end of the process: tell the services, best effort and bounded."""
+    connections = [c for c in _open_connections if c._pid == os.getpid()]  # pyright: ignore[reportPrivateUsage] - own module
+    if not connections:
+        return
+    status = _exit_status()
+
+    async def finish_all() -> None:
+        await asyncio.gather(*(c.close(status, None) for c in connections), return_exceptions=True)
+
+    try:
+        loop_thread().start(finish_all).result(_EXIT_TIMEOUT_S)
+    except (TimeoutError, APIError) as error:
+        logger.debug("sessions were not finished at exit: %s", error)
+
+
+def _exit_status() -> FinishStatus:
+    """How the process ends: the interpreter keeps what it died of."""
+    last: BaseException | None = getattr(sys, "last_value", None)
+    if last is None:
+        return "success"
+    return "errored" if isinstance(last, Exception) else "interrupted"

@@ -1,0 +1,104 @@
+"""Waits for the result of an accepted request by long polls.
+
+Main names: `await_result`, `ResultKind`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+import time
+from collections.abc import Mapping
+from typing import Any, cast
+
+from tinsmith.client.errors import (
+    APIResponseValidationError,
+    ResultExpiredError,
+    failed_request,
+)
+from tinsmith.client.transport import JSON, PROTOBUF, Lane, Reply, Request, Transport
+from tinsmith.core import jsonio
+
+logger = logging.getLogger(__name__)
+
+POLL_TIMEOUT_S = 45.0
+"""Limit of one long poll; the service answers "not yet" after 40 s at the latest."""
+_HASTE_S = 0.05
+"""A "not yet" sooner than this is no long poll; after a few in a row polls are spaced out."""
+_MAX_HASTY = 3
+_PAUSE_S = 0.25
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ResultKind:
+    """What a request's result looks like on the wire."""
+
+    request_type: str
+    """The protocol's name of the request, such as `OptimStep`."""
+    is_protobuf: bool = False
+    lane: Lane = "training_polls"
+
+
+async def await_result(transport: Transport, request_id: str, kind: ResultKind) -> Reply:
+    """Poll until the result is there.
+
+    "Not yet" polls again at once. Busy or broken answers back off, up to the transport's retry
+    policy in a row.
+
+    Raises:
+        RequestFailedError: the request was carried out and failed.
+        ResultExpiredError: the service no longer has the result.
+    """
+    body = jsonio.dumps({"request_id": request_id, "allow_metadata_only": False}).encode()
+    iteration = num_hasty = 0
+    while True:
+        started_s = time.monotonic()
+        reply = await transport.send(
+            Request(
+                "retrieve_future",
+                body,
+                accept=PROTOBUF if kind.is_protobuf else JSON,
+                headers={
+                    "X-Tinker-Request-Iteration": str(iteration),
+                    "X-Tinker-Request-Type": kind.request_type,
+                },
+                lane=kind.lane,
+                timeout_s=POLL_TIMEOUT_S,
+                expects=frozenset({408, 410}),
+            )
+        )
+        if reply.status == 410:
+            raise ResultExpiredError(
+                f"{kind.request_type}: the service no longer has this result "
+                f"(request_id={request_id})",
+                request_id,
+                hint="submit it again, or resume from the last checkpoint",
+            )
+        if reply.status != 408 and not _is_try_again(reply):
+            return _checked(reply, request_id, kind)
+        iteration += 1
+        num_hasty = num_hasty + 1 if time.monotonic() - started_s < _HASTE_S else 0
+        if num_hasty > _MAX_HASTY:
+            await asyncio.sleep(_PAUSE_S)
+
+
+def _is_try_again(reply: Reply) -> bool:
+    if reply.is_protobuf or b"try_again" not in reply.content:
+        return False
+    payload = reply.json()
+    return isinstance(payload, dict) and cast("Any", payload).get("type") == "try_again"
+
+
+def _checked(reply: Reply, request_id: str, kind: ResultKind) -> Reply:
+    if not reply.is_protobuf:
+        payload = reply.json()
+        if isinstance(payload, dict) and "error" in payload:
+            raise failed_request(cast("Mapping[str, Any]", payload), request_id)
+    if kind.is_protobuf and not reply.is_protobuf:
+        raise APIResponseValidationError(
+            f"{kind.request_type}: the service answered with {reply.content_type or 'no type'}, "
+            f"and the result must be {PROTOBUF} (request_id={request_id})",
+            hint="the service may speak another version of the protocol",
+        )
+    return reply

@@ -1,0 +1,249 @@
+"""SamplingClient: tokens and logprobs from fixed weights.
+
+Main names: `SamplingClient`, `start_sampling_client`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import time
+from typing import Any
+
+from tinsmith.client.connection import Connection
+from tinsmith.client.errors import (
+    APIConnectionError,
+    APIResponseValidationError,
+    ResultExpiredError,
+)
+from tinsmith.client.futures import APIFuture, ClientFuture, start
+from tinsmith.client.polling import ResultKind
+from tinsmith.client.retries import RetryConfig
+from tinsmith.client.tokenizers import load_tokenizer
+from tinsmith.client.transport import Request
+from tinsmith.core.errors import UserError
+from tinsmith.types import (
+    CreateSamplingSessionRequest,
+    CreateSamplingSessionResponse,
+    GetSamplerResponse,
+    ModelInput,
+    SampleRequest,
+    SampleResponse,
+    SamplingParams,
+)
+from tinsmith.types.codec import decode_sample_response
+
+logger = logging.getLogger(__name__)
+
+_SAMPLE = ResultKind("Sample", is_protobuf=True, lane="sampling_polls")
+
+
+class SamplingClient:
+    """Samples from weights that never change; made by a ServiceClient or a TrainingClient.
+
+    `sample()` may be called from any thread, any number of times at once.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        sampling_session_id: str,
+        *,
+        base_model: str,
+        retry_config: RetryConfig | None = None,
+    ) -> None:
+        self.sampling_session_id = sampling_session_id
+        self._connection = connection
+        self._base_model = base_model
+        self._retry_config = retry_config or RetryConfig()
+        self._seq_ids = itertools.count()
+        self._slots = asyncio.Semaphore(self._retry_config.max_connections)
+        self._num_in_flight = 0
+        self._last_progress_s = 0.0
+
+    def __repr__(self) -> str:
+        return (
+            f"SamplingClient(sampling_session_id={self.sampling_session_id!r}, "
+            f"base_model={self._base_model!r})"
+        )
+
+    def sample(
+        self,
+        prompt: ModelInput,
+        num_samples: int,
+        sampling_params: SamplingParams,
+        include_prompt_logprobs: bool = False,
+        topk_prompt_logprobs: int = 0,
+    ) -> APIFuture[SampleResponse]:
+        """Sample continuations of a prompt.
+
+        Args:
+            prompt: the tokens to continue.
+            num_samples: how many continuations, at least 1; the prompt is computed once.
+            sampling_params: length, temperature, stops, seed.
+            include_prompt_logprobs: also the logprob of each prompt token given those before it;
+                position 0 has none.
+            topk_prompt_logprobs: also the most likely tokens at each prompt position, so many.
+        """
+        request = SampleRequest(
+            prompt=prompt,
+            num_samples=num_samples,
+            sampling_params=sampling_params,
+            sampling_session_id=self.sampling_session_id,
+            seq_id=next(self._seq_ids),
+            prompt_logprobs=include_prompt_logprobs,
+            topk_prompt_logprobs=topk_prompt_logprobs,
+        )
+        return start(lambda: self._sample(request), "sample")
+
+    def compute_logprobs(self, prompt: ModelInput) -> APIFuture[list[float | None]]:
+        """The logprob of each prompt token given those before it; position 0 has None."""
+        request = SampleRequest(
+            prompt=prompt,
+            num_samples=1,
+            sampling_params=SamplingParams(max_tokens=1),
+            sampling_session_id=self.sampling_session_id,
+            seq_id=next(self._seq_ids),
+            prompt_logprobs=True,
+        )
+
+        async def logprobs() -> list[float | None]:
+            response = await self._sample(request)
+            if response.prompt_logprobs is None:
+                raise APIResponseValidationError(
+                    "compute_logprobs: the service sent no prompt logprobs"
+                )
+            return response.prompt_logprobs
+
+        return start(logprobs, "compute_logprobs")
+
+    def get_base_model(self) -> str:
+        """Name of the base model; known since creation, never waits."""
+        return self._base_model
+
+    def get_tokenizer(self) -> Any:  # Any: a transformers tokenizer, which we do not import
+        """The base model's tokenizer (needs `transformers`)."""
+        return load_tokenizer(self._base_model)
+
+    async def sample_async(
+        self,
+        prompt: ModelInput,
+        num_samples: int,
+        sampling_params: SamplingParams,
+        include_prompt_logprobs: bool = False,
+        topk_prompt_logprobs: int = 0,
+    ) -> SampleResponse:
+        """Twin of `sample`; awaiting it gives the response."""
+        return await self.sample(
+            prompt, num_samples, sampling_params, include_prompt_logprobs, topk_prompt_logprobs
+        )
+
+    async def compute_logprobs_async(self, prompt: ModelInput) -> list[float | None]:
+        """Twin of `compute_logprobs`; awaiting it gives the logprobs."""
+        return await self.compute_logprobs(prompt)
+
+    async def get_base_model_async(self) -> str:
+        """Twin of `get_base_model`."""
+        return self.get_base_model()
+
+    async def _sample(self, request: SampleRequest) -> SampleResponse:
+        if self._slots.locked():
+            logger.debug(
+                "sample waits: max_connections=%d are in flight", self._retry_config.max_connections
+            )
+        async with self._slots:
+            if not self._num_in_flight:  # time without work is not lack of progress
+                self._last_progress_s = time.monotonic()
+            self._num_in_flight += 1
+            work = asyncio.ensure_future(self._sample_again_if_lost(request))
+            try:
+                await self._watch(work)
+            finally:
+                work.cancel()
+                self._num_in_flight -= 1
+            self._last_progress_s = time.monotonic()
+            return work.result()
+
+    async def _watch(self, work: asyncio.Future[SampleResponse]) -> None:
+        """Wait for the work as long as the client's samples make progress."""
+        while not work.done():
+            limit_s = self._retry_config.progress_timeout
+            left_s = self._last_progress_s + limit_s - time.monotonic()
+            if left_s <= 0:
+                raise APIConnectionError(
+                    f"No progress made in {limit_s:g}s. Requests appear to be stuck.",
+                    hint="look at the service's log; RetryConfig.progress_timeout is the limit",
+                )
+            await asyncio.wait({work}, timeout=left_s)
+
+    async def _sample_again_if_lost(self, request: SampleRequest) -> SampleResponse:
+        """Submit and wait; a result that the service has lost is sampled anew."""
+        num_lost = 0
+        while True:
+            try:
+                return await self._sample_once(request)
+            except ResultExpiredError as error:
+                num_lost += 1
+                policy = self._retry_config.policy((await self._connection.transport()).policy)
+                if num_lost > policy.max_retries:
+                    raise
+                logger.debug("sample was lost and is submitted again: %s", error)
+                await asyncio.sleep(policy.delay_s(num_lost, uniform=0.0, retry_after=None))
+                request = request.model_copy(update={"seq_id": next(self._seq_ids)})
+
+    async def _sample_once(self, request: SampleRequest) -> SampleResponse:
+        transport = await self._connection.transport()
+        promise = await self._connection.submit(
+            Request(
+                "asample",
+                request.model_dump_json(exclude_none=True).encode(),
+                headers={"X-Tinker-Sampling-Backpressure": "1"},
+                policy=self._retry_config.policy(transport.policy),
+            )
+        )
+        content = await self._connection.result_bytes(promise.request_id, _SAMPLE)
+        return decode_sample_response(content, promise.sample_sequence_ids)
+
+
+def start_sampling_client(
+    connection: Connection,
+    *,
+    model_path: str | None,
+    base_model: str | None,
+    retry_config: RetryConfig | None,
+) -> ClientFuture[SamplingClient]:
+    """A sampling client of saved weights, or of a base model when there is no path.
+
+    Raises:
+        UserError: neither is given, or the path is not a `tinker://` address.
+    """
+    if model_path is None and base_model is None:
+        raise UserError(
+            "create_sampling_client needs model_path or base_model",
+            field="base_model",
+            hint='try create_sampling_client(base_model="tinsmith/tiny")',
+        )
+    if model_path is not None and not model_path.startswith("tinker://"):
+        raise UserError(
+            f"model_path={model_path!r}: must start with tinker://",
+            field="model_path",
+            hint="it is the path that save_weights_for_sampler answered with",
+        )
+    seq_id = next(connection.sampling_session_seq_ids)
+
+    async def create() -> SamplingClient:
+        request = CreateSamplingSessionRequest(
+            session_id=(await connection.session()).session_id,
+            sampling_session_seq_id=seq_id,
+            model_path=model_path,
+            base_model=base_model if model_path is None else None,
+        )
+        answer = await connection.post(request, CreateSamplingSessionResponse)
+        sampler_id = answer.sampling_session_id
+        name = base_model
+        if name is None:
+            name = (await connection.get(f"samplers/{sampler_id}", GetSamplerResponse)).base_model
+        return SamplingClient(connection, sampler_id, base_model=name, retry_config=retry_config)
+
+    return ClientFuture(start(create, "create_sampling_client").future(), "create_sampling_client")

@@ -1,0 +1,365 @@
+"""ServiceClient: the way in. Makes training and sampling clients of one service.
+
+Main name: `ServiceClient`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Coroutine, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from tinsmith.client import launcher
+from tinsmith.client.connection import Connection, ConnectionSettings, json_request
+from tinsmith.client.futures import APIFuture, ClientFuture, start
+from tinsmith.client.polling import ResultKind
+from tinsmith.client.retries import RetryConfig
+from tinsmith.client.sampling import SamplingClient, start_sampling_client
+from tinsmith.client.session import FinishStatus
+from tinsmith.client.training import TrainingClient
+from tinsmith.core import environment, paths
+from tinsmith.core.errors import TinsmithError, UserError
+from tinsmith.types import (
+    CreateModelRequest,
+    CreateModelResponse,
+    GetInfoRequest,
+    GetInfoResponse,
+    GetServerCapabilitiesResponse,
+    LoadWeightsRequest,
+    LoadWeightsResponse,
+    LoraConfig,
+)
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_CREATE_MODEL = ResultKind("CreateModel")
+_LOAD_WEIGHTS = ResultKind("LoadWeights")
+
+
+class ServiceClient:
+    """A service that trains and samples: the embedded one, or one at an address.
+
+    Without `base_url` and without `TINSMITH_BASE_URL` or `TINKER_BASE_URL` the embedded service of
+    this machine is joined, or started if none runs. Nothing is sent before the first call.
+
+    The `create_*` methods return at once. What they return can be awaited for the client, asked
+    for it by `.result()`, or used as the client right away, which waits for it.
+
+    Example:
+        >>> with ServiceClient() as service:  # doctest: +SKIP
+        ...     client = service.create_lora_training_client("tinsmith/tiny", rank=8).result()
+        ...     output = client.forward_backward(data, "cross_entropy").result()
+    """
+
+    def __init__(
+        self,
+        user_metadata: Mapping[str, str] | None = None,
+        project_id: str | None = None,
+        *,
+        display_name: str | None = None,
+        base_url: str | None = None,
+        api_key: str | None = None,
+        default_headers_overrides: Mapping[str, str] | None = None,
+        timeout: float = 60.0,
+        max_retries: int = 10,
+    ) -> None:
+        """Remember what to connect to.
+
+        Args:
+            user_metadata: kept with the session.
+            project_id: the project that the session belongs to.
+            display_name: of the session.
+            base_url: the service's address; a path prefix is kept.
+            api_key: sent with every request; the embedded service needs none.
+            default_headers_overrides: added to every request.
+            timeout: seconds that one attempt of a request may take.
+            max_retries: retries of a request that failed for a passing reason.
+
+        Raises:
+            MissingExtraError: no address, and the packages of the embedded service are missing.
+            UserError: an argument is out of range.
+        """
+        if timeout <= 0:
+            raise UserError(f"timeout={timeout}: must be positive, in seconds", field="timeout")
+        if max_retries < 0:
+            raise UserError(f"max_retries={max_retries}: must be 0 or more", field="max_retries")
+        base_url = (base_url or environment.base_url() or "").rstrip("/") or None
+        if base_url is None:
+            launcher.check_engine_installed()
+        elif not base_url.startswith(("http://", "https://")):
+            raise UserError(
+                f"base_url={base_url!r}: must start with http:// or https://",
+                field="base_url",
+                hint=f"try http://{base_url}",
+            )
+        self._connection = Connection(
+            ConnectionSettings(
+                base_url=base_url,
+                api_key=api_key or environment.api_key() or "",
+                timeout_s=timeout,
+                max_retries=max_retries,
+                headers=dict(default_headers_overrides or {}),
+                user_metadata=user_metadata,
+                project_id=project_id,
+                display_name=display_name,
+            )
+        )
+
+    def __repr__(self) -> str:
+        return f"ServiceClient({self._connection.settings.base_url or 'embedded service'})"
+
+    def create_lora_training_client(
+        self,
+        base_model: str,
+        rank: int = 32,
+        seed: int | None = None,
+        train_mlp: bool = True,
+        train_attn: bool = True,
+        train_unembed: bool = True,
+        user_metadata: Mapping[str, str] | None = None,
+    ) -> ClientFuture[TrainingClient]:
+        """A new adapter on a base model.
+
+        Args:
+            base_model: a name the service knows, or a directory on its machine.
+            rank: of the adapter's matrices.
+            seed: of the adapter's first weights; None lets the service choose.
+            train_mlp: adapt the MLP layers.
+            train_attn: adapt the attention layers.
+            train_unembed: adapt the unembedding.
+            user_metadata: kept with the model.
+
+        Raises:
+            UserError: nothing would be trained.
+        """
+        if not (train_mlp or train_attn or train_unembed):
+            raise UserError(
+                "At least one of train_unembed, train_mlp, or train_attn must be True",
+                field="lora_config",
+            )
+        lora_config = LoraConfig(
+            rank=rank,
+            seed=seed,
+            train_unembed=train_unembed,
+            train_mlp=train_mlp,
+            train_attn=train_attn,
+        )
+        model_seq_id = next(self._connection.model_seq_ids)
+        located = self._located(base_model)
+
+        async def create() -> TrainingClient:
+            request = CreateModelRequest(
+                session_id=(await self._connection.session()).session_id,
+                model_seq_id=model_seq_id,
+                base_model=located,
+                lora_config=lora_config,
+                user_metadata=None if user_metadata is None else dict(user_metadata),
+            )
+            promise = await self._connection.submit(json_request(request))
+            result = await self._connection.result(
+                promise.request_id, _CREATE_MODEL, CreateModelResponse
+            )
+            return await self._training_client(result.model_id)
+
+        return _client_future(create, "create_lora_training_client")
+
+    def create_training_client_from_state(
+        self,
+        path: str,
+        base_model: str | None = None,
+        user_metadata: Mapping[str, str] | None = None,
+    ) -> ClientFuture[TrainingClient]:
+        """A new training client that starts from saved weights, with a fresh optimizer.
+
+        Args:
+            path: the `tinker://` address that `save_state` answered with.
+            base_model: only if it differs from the saved one's name.
+            user_metadata: kept with the model.
+        """
+        return self._from_state(path, base_model, user_metadata, with_optimizer=False)
+
+    def create_training_client_from_state_with_optimizer(
+        self,
+        path: str,
+        base_model: str | None = None,
+        user_metadata: Mapping[str, str] | None = None,
+    ) -> ClientFuture[TrainingClient]:
+        """A new training client that goes on exactly where `save_state` was called."""
+        return self._from_state(path, base_model, user_metadata, with_optimizer=True)
+
+    def create_sampling_client(
+        self,
+        model_path: str | None = None,
+        base_model: str | None = None,
+        retry_config: RetryConfig | None = None,
+    ) -> ClientFuture[SamplingClient]:
+        """A sampling client of saved sampler weights, or of a base model.
+
+        Args:
+            model_path: the `tinker://` address that `save_weights_for_sampler` answered with.
+            base_model: a name the service knows; enough without a path.
+            retry_config: pace of retries and number of samples in flight.
+        """
+        return start_sampling_client(
+            self._connection,
+            model_path=model_path,
+            base_model=None if base_model is None else self._located(base_model),
+            retry_config=retry_config,
+        )
+
+    def get_server_capabilities(self) -> ClientFuture[GetServerCapabilitiesResponse]:
+        """The base models the service offers."""
+
+        async def get() -> GetServerCapabilitiesResponse:
+            return await self._connection.get(
+                "get_server_capabilities", GetServerCapabilitiesResponse
+            )
+
+        return _client_future(get, "get_server_capabilities")
+
+    def close(self, status: FinishStatus = "success", detail: str | None = None) -> APIFuture[None]:
+        """Finish the session; calls still under way fail with ClientClosedError.
+
+        Also done by leaving the `with` block, which tells the service whether an exception ended
+        it. Idempotent.
+        """
+        return start(lambda: self._connection.close(status, detail), "close")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exception_type: type[BaseException] | None,
+        exception: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            self.close(*_ending(exception)).result()
+        except TinsmithError as error:
+            _log_unfinished(error)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        exception_type: type[BaseException] | None,
+        exception: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            await self.close(*_ending(exception))
+        except TinsmithError as error:
+            _log_unfinished(error)
+
+    async def create_lora_training_client_async(
+        self,
+        base_model: str,
+        rank: int = 32,
+        seed: int | None = None,
+        train_mlp: bool = True,
+        train_attn: bool = True,
+        train_unembed: bool = True,
+        user_metadata: Mapping[str, str] | None = None,
+    ) -> TrainingClient:
+        """Twin of `create_lora_training_client`; awaiting it gives the client."""
+        return await self.create_lora_training_client(
+            base_model, rank, seed, train_mlp, train_attn, train_unembed, user_metadata
+        )
+
+    async def create_training_client_from_state_async(
+        self,
+        path: str,
+        base_model: str | None = None,
+        user_metadata: Mapping[str, str] | None = None,
+    ) -> TrainingClient:
+        """Twin of `create_training_client_from_state`; awaiting it gives the client."""
+        return await self.create_training_client_from_state(path, base_model, user_metadata)
+
+    async def create_training_client_from_state_with_optimizer_async(
+        self,
+        path: str,
+        base_model: str | None = None,
+        user_metadata: Mapping[str, str] | None = None,
+    ) -> TrainingClient:
+        """Twin of `create_training_client_from_state_with_optimizer`."""
+        return await self.create_training_client_from_state_with_optimizer(
+            path, base_model, user_metadata
+        )
+
+    async def create_sampling_client_async(
+        self,
+        model_path: str | None = None,
+        base_model: str | None = None,
+        retry_config: RetryConfig | None = None,
+    ) -> SamplingClient:
+        """Twin of `create_sampling_client`; awaiting it gives the client."""
+        return await self.create_sampling_client(model_path, base_model, retry_config)
+
+    async def get_server_capabilities_async(self) -> GetServerCapabilitiesResponse:
+        """Twin of `get_server_capabilities`."""
+        return await self.get_server_capabilities()
+
+    def _from_state(
+        self,
+        path: str,
+        base_model: str | None,
+        user_metadata: Mapping[str, str] | None,
+        *,
+        with_optimizer: bool,
+    ) -> ClientFuture[TrainingClient]:
+        model_seq_id = next(self._connection.model_seq_ids)
+        located = None if base_model is None else self._located(base_model)
+
+        async def create() -> TrainingClient:
+            session_id = (await self._connection.session()).session_id
+            request = LoadWeightsRequest(
+                session_id=session_id,
+                model_seq_id=model_seq_id,
+                path=path,
+                optimizer=with_optimizer,
+                base_model=located,
+                user_metadata=None if user_metadata is None else dict(user_metadata),
+            )
+            promise = await self._connection.submit(json_request(request))
+            loaded = await self._connection.result(
+                promise.request_id, _LOAD_WEIGHTS, LoadWeightsResponse
+            )
+            # The protocol fixes the name of a model made this way.
+            return await self._training_client(
+                loaded.model_id or f"{session_id}:train:{model_seq_id}"
+            )
+
+        return _client_future(create, "create_training_client_from_state")
+
+    async def _training_client(self, model_id: str) -> TrainingClient:
+        info = await self._connection.post(GetInfoRequest(model_id=model_id), GetInfoResponse)
+        return TrainingClient(self._connection, info)
+
+    def _located(self, base_model: str) -> str:
+        """A directory's absolute path: the embedded service has another working directory."""
+        if not self._connection.is_embedded or base_model == paths.BUNDLED_MODEL:
+            return base_model
+        path = Path(base_model).expanduser()
+        return str(path.resolve()) if path.is_dir() else base_model
+
+
+def _client_future(make: Callable[[], Coroutine[Any, Any, T]], label: str) -> ClientFuture[T]:
+    return ClientFuture(start(make, label).future(), label)
+
+
+def _log_unfinished(error: TinsmithError) -> None:
+    """The work is done, and an exception of its own must not be hidden by a failed goodbye."""
+    logger.warning("the service could not be told that the session has ended: %s", error)
+
+
+def _ending(exception: BaseException | None) -> tuple[FinishStatus, str | None]:
+    if exception is None:
+        return "success", None
+    status: FinishStatus = "errored" if isinstance(exception, Exception) else "interrupted"
+    return status, f"{type(exception).__name__}: {exception}"[:500]

@@ -1,0 +1,397 @@
+"""TrainingClient: the primitives on one adapter.
+
+Calls are submitted in the order they are made, and none waits for the work of the one before:
+forward_backward and optim_step of several steps may be under way at once. Main name:
+`TrainingClient`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any, TypeVar
+
+import pydantic
+
+from tinsmith.client.chunking import chunk_datums
+from tinsmith.client.connection import Connection, ProtocolRequest, json_request
+from tinsmith.client.futures import APIFuture, ClientFuture
+from tinsmith.client.gathering import gather
+from tinsmith.client.metrics import combine_outputs
+from tinsmith.client.polling import ResultKind
+from tinsmith.client.retries import RetryConfig
+from tinsmith.client.sampling import SamplingClient, start_sampling_client
+from tinsmith.client.tokenizers import load_tokenizer
+from tinsmith.client.transport import PROTOBUF, Request
+from tinsmith.client.turns import TurnOrder
+from tinsmith.core.errors import ServerError, UserError
+from tinsmith.types import (
+    AdamParams,
+    Datum,
+    ForwardBackwardOutput,
+    GetInfoResponse,
+    LoadWeightsRequest,
+    LoadWeightsResponse,
+    OptimStepRequest,
+    OptimStepResponse,
+    SaveWeightsForSamplerRequest,
+    SaveWeightsForSamplerResponse,
+    SaveWeightsRequest,
+    SaveWeightsResponse,
+)
+from tinsmith.types.codec import (
+    decode_forward_backward_output,
+    encode_forward_backward_request,
+)
+
+M = TypeVar("M", bound=pydantic.BaseModel)
+
+_FORWARD = ResultKind("Forward", is_protobuf=True)
+_FORWARD_BACKWARD = ResultKind("ForwardBackward", is_protobuf=True)
+_OPTIM_STEP = ResultKind("OptimStep")
+_SAVE_WEIGHTS = ResultKind("SaveWeights")
+_SAVE_FOR_SAMPLER = ResultKind("SaveWeightsForSampler")
+_LOAD_WEIGHTS = ResultKind("LoadWeights")
+
+
+class TrainingClient:
+    """Trains one adapter; made by a ServiceClient.
+
+    Every method that returns an `APIFuture` has reserved its place in the order when it returns.
+    The `_async` twins are for code that awaits them: `await client.forward_backward_async(...)`
+    is the future, awaiting that is the result.
+    """
+
+    def __init__(self, connection: Connection, info: GetInfoResponse) -> None:
+        self.model_id = info.model_id
+        self._connection = connection
+        self._info = info
+        self._order = TurnOrder()
+
+    def __repr__(self) -> str:
+        return f"TrainingClient(model_id={self.model_id!r}, base_model={self._base_model()!r})"
+
+    def forward(
+        self,
+        data: Sequence[Datum],
+        loss_fn: str,
+        loss_fn_config: Mapping[str, float | str] | None = None,
+    ) -> APIFuture[ForwardBackwardOutput]:
+        """Compute logprobs and loss; gradients are left alone.
+
+        See `forward_backward` for the arguments.
+        """
+        return self._pass(data, loss_fn, loss_fn_config, forward_only=True)
+
+    def forward_backward(
+        self,
+        data: Sequence[Datum],
+        loss_fn: str,
+        loss_fn_config: Mapping[str, float | str] | None = None,
+    ) -> APIFuture[ForwardBackwardOutput]:
+        """Compute logprobs and loss, and add the gradients to the accumulated ones.
+
+        The loss is a sum over tokens and datums. The data is encoded before this returns, so its
+        arrays may be reused. Large batches travel in several requests and come back as one output.
+
+        Args:
+            data: at least one datum.
+            loss_fn: name of the loss, such as `cross_entropy`.
+            loss_fn_config: the loss's settings.
+
+        Raises:
+            UserError: there is no data, or a datum cannot be sent.
+        """
+        return self._pass(data, loss_fn, loss_fn_config, forward_only=False)
+
+    def optim_step(
+        self, optim_params: AdamParams | None = None, *, adam_params: AdamParams | None = None
+    ) -> APIFuture[OptimStepResponse]:
+        """Apply the accumulated gradients and clear them.
+
+        Args:
+            optim_params: learning rate and the rest of AdamW.
+            adam_params: an older name of the same argument.
+        """
+        given = [params for params in (optim_params, adam_params) if params is not None]
+        if len(given) != 1:
+            raise UserError(
+                "optim_step takes exactly one of optim_params and adam_params",
+                field="optim_params",
+                hint="try optim_step(AdamParams(learning_rate=1e-4))",
+            )
+        return self._request(
+            lambda seq_id: OptimStepRequest(
+                optim_params=given[0], model_id=self.model_id, seq_id=seq_id
+            ),
+            _OPTIM_STEP,
+            OptimStepResponse,
+        )
+
+    def save_state(
+        self,
+        name: str,
+        ttl_seconds: int | None = None,
+        overwrite: bool = False,
+        user_metadata: Mapping[str, str] | None = None,
+    ) -> APIFuture[SaveWeightsResponse]:
+        """Save adapter and optimizer, to resume from.
+
+        Args:
+            name: of the checkpoint, unique within the run.
+            ttl_seconds: delete it after this time; None keeps it.
+            overwrite: replace a checkpoint of the same name.
+            user_metadata: kept with it.
+        """
+        return self._request(
+            lambda seq_id: SaveWeightsRequest(
+                model_id=self.model_id,
+                path=name,
+                seq_id=seq_id,
+                ttl_seconds=ttl_seconds,
+                overwrite=overwrite,
+                user_metadata=None if user_metadata is None else dict(user_metadata),
+            ),
+            _SAVE_WEIGHTS,
+            SaveWeightsResponse,
+        )
+
+    def load_state(self, path: str) -> APIFuture[LoadWeightsResponse]:
+        """Load an adapter from a `tinker://` path; the optimizer starts afresh."""
+        return self._load(path, with_optimizer=False)
+
+    def load_state_with_optimizer(self, path: str) -> APIFuture[LoadWeightsResponse]:
+        """Load an adapter and its optimizer from a `tinker://` path."""
+        return self._load(path, with_optimizer=True)
+
+    def save_weights_for_sampler(
+        self,
+        name: str,
+        ttl_seconds: int | None = None,
+        user_metadata: Mapping[str, str] | None = None,
+    ) -> APIFuture[SaveWeightsForSamplerResponse]:
+        """Save the adapter alone, to sample from or to use elsewhere; see `save_state`."""
+        return self._request(
+            lambda seq_id: SaveWeightsForSamplerRequest(
+                model_id=self.model_id,
+                path=name,
+                seq_id=seq_id,
+                ttl_seconds=ttl_seconds,
+                user_metadata=None if user_metadata is None else dict(user_metadata),
+            ),
+            _SAVE_FOR_SAMPLER,
+            SaveWeightsForSamplerResponse,
+        )
+
+    def save_weights_and_get_sampling_client(
+        self, name: str | None = None, retry_config: RetryConfig | None = None
+    ) -> ClientFuture[SamplingClient]:
+        """A sampling client of the weights as they are at this point in the order of calls.
+
+        Args:
+            name: ignored; kept for scripts that pass one. The weights are not a checkpoint.
+            retry_config: of the sampling client.
+        """
+        del name
+        sampling_session_seq_id = next(self._connection.sampling_session_seq_ids)
+
+        def request(seq_id: int) -> SaveWeightsForSamplerRequest:
+            return SaveWeightsForSamplerRequest(
+                model_id=self.model_id,
+                sampling_session_seq_id=sampling_session_seq_id,
+                seq_id=seq_id,
+            )
+
+        async def collect(request_id: str) -> SamplingClient:
+            answer = await self._connection.result(
+                request_id, _SAVE_FOR_SAMPLER, SaveWeightsForSamplerResponse
+            )
+            if answer.sampling_session_id is None:
+                raise ServerError("save_weights_for_sampler: the service named no sampling session")
+            return SamplingClient(
+                self._connection,
+                answer.sampling_session_id,
+                base_model=self._base_model(),
+                retry_config=retry_config,
+            )
+
+        label = "save_weights_and_get_sampling_client"
+        future = self._order.submit(1, self._submission(request), collect, label=label)
+        return ClientFuture(future.future(), label)
+
+    def create_sampling_client(
+        self, model_path: str, retry_config: RetryConfig | None = None
+    ) -> ClientFuture[SamplingClient]:
+        """A sampling client of saved sampler weights; see `ServiceClient`."""
+        return start_sampling_client(
+            self._connection,
+            model_path=model_path,
+            base_model=self._base_model(),
+            retry_config=retry_config,
+        )
+
+    def get_info(self) -> GetInfoResponse:
+        """What is being trained; known since creation, never waits."""
+        return self._info
+
+    def get_tokenizer(self) -> Any:  # Any: a transformers tokenizer, which we do not import
+        """The base model's tokenizer (needs `transformers`)."""
+        return load_tokenizer(self._info.model_data.tokenizer_id or self._base_model())
+
+    async def forward_async(
+        self,
+        data: Sequence[Datum],
+        loss_fn: str,
+        loss_fn_config: Mapping[str, float | str] | None = None,
+    ) -> APIFuture[ForwardBackwardOutput]:
+        """Twin of `forward`."""
+        return self.forward(data, loss_fn, loss_fn_config)
+
+    async def forward_backward_async(
+        self,
+        data: Sequence[Datum],
+        loss_fn: str,
+        loss_fn_config: Mapping[str, float | str] | None = None,
+    ) -> APIFuture[ForwardBackwardOutput]:
+        """Twin of `forward_backward`."""
+        return self.forward_backward(data, loss_fn, loss_fn_config)
+
+    async def optim_step_async(
+        self, optim_params: AdamParams | None = None, *, adam_params: AdamParams | None = None
+    ) -> APIFuture[OptimStepResponse]:
+        """Twin of `optim_step`."""
+        return self.optim_step(optim_params, adam_params=adam_params)
+
+    async def save_state_async(
+        self,
+        name: str,
+        ttl_seconds: int | None = None,
+        overwrite: bool = False,
+        user_metadata: Mapping[str, str] | None = None,
+    ) -> APIFuture[SaveWeightsResponse]:
+        """Twin of `save_state`."""
+        return self.save_state(name, ttl_seconds, overwrite, user_metadata)
+
+    async def load_state_async(self, path: str) -> APIFuture[LoadWeightsResponse]:
+        """Twin of `load_state`."""
+        return self.load_state(path)
+
+    async def load_state_with_optimizer_async(self, path: str) -> APIFuture[LoadWeightsResponse]:
+        """Twin of `load_state_with_optimizer`."""
+        return self.load_state_with_optimizer(path)
+
+    async def save_weights_for_sampler_async(
+        self,
+        name: str,
+        ttl_seconds: int | None = None,
+        user_metadata: Mapping[str, str] | None = None,
+    ) -> APIFuture[SaveWeightsForSamplerResponse]:
+        """Twin of `save_weights_for_sampler`."""
+        return self.save_weights_for_sampler(name, ttl_seconds, user_metadata)
+
+    async def save_weights_and_get_sampling_client_async(
+        self, name: str | None = None, retry_config: RetryConfig | None = None
+    ) -> SamplingClient:
+        """Twin of `save_weights_and_get_sampling_client`; awaiting it gives the client."""
+        return await self.save_weights_and_get_sampling_client(name, retry_config)
+
+    async def create_sampling_client_async(
+        self, model_path: str, retry_config: RetryConfig | None = None
+    ) -> SamplingClient:
+        """Twin of `create_sampling_client`; awaiting it gives the client."""
+        return await self.create_sampling_client(model_path, retry_config)
+
+    async def get_info_async(self) -> GetInfoResponse:
+        """Twin of `get_info`; awaiting it gives the answer."""
+        return self.get_info()
+
+    def _base_model(self) -> str:
+        return self._info.model_name or self._info.model_data.model_name or ""
+
+    def _pass(
+        self,
+        data: Sequence[Datum],
+        loss_fn: str,
+        loss_fn_config: Mapping[str, float | str] | None,
+        *,
+        forward_only: bool,
+    ) -> APIFuture[ForwardBackwardOutput]:
+        if not data:
+            raise UserError("data=[]: No data provided", field="data", hint="pass a datum or more")
+        config = self._connection.config
+        chunks = chunk_datums(data, config.chunk_limits)
+        kind = _FORWARD if forward_only else _FORWARD_BACKWARD
+
+        def prepare(seq_ids: range) -> Callable[[], Coroutine[Any, Any, list[str]]]:
+            requests = [
+                Request(
+                    "forward_backward",
+                    encode_forward_backward_request(
+                        self.model_id,
+                        seq_id,
+                        chunk,
+                        loss_fn,
+                        loss_fn_config,
+                        forward_only=forward_only,
+                    ),
+                    content_type=PROTOBUF,
+                )
+                for seq_id, chunk in zip(seq_ids, chunks, strict=True)
+            ]
+            return lambda: self._submit_chunks(requests, parallel=config.parallel_fwdbwd_chunks)
+
+        async def collect(request_ids: list[str]) -> ForwardBackwardOutput:
+            results = await gather(
+                self._connection.result_bytes(request_id, kind) for request_id in request_ids
+            )
+            return combine_outputs([decode_forward_backward_output(result) for result in results])
+
+        label = "forward" if forward_only else "forward_backward"
+        return self._order.submit(len(chunks), prepare, collect, label=label)
+
+    async def _submit_chunks(self, requests: Sequence[Request], *, parallel: bool) -> list[str]:
+        """Send the chunks of one call; the service puts them in order by their numbers."""
+        submit = self._connection.submit
+        if not parallel:
+            return [(await submit(request)).request_id for request in requests]
+        # All are sent even if one is refused: a number that never arrives would hold up the rest.
+        promises = await asyncio.gather(*map(submit, requests), return_exceptions=True)
+        for promise in promises:
+            if isinstance(promise, BaseException):
+                raise promise
+        return [
+            promise.request_id for promise in promises if not isinstance(promise, BaseException)
+        ]
+
+    def _load(self, path: str, *, with_optimizer: bool) -> APIFuture[LoadWeightsResponse]:
+        return self._request(
+            lambda seq_id: LoadWeightsRequest(
+                model_id=self.model_id, seq_id=seq_id, path=path, optimizer=with_optimizer
+            ),
+            _LOAD_WEIGHTS,
+            LoadWeightsResponse,
+        )
+
+    def _request(
+        self, make: Callable[[int], ProtocolRequest], kind: ResultKind, answer: type[M]
+    ) -> APIFuture[M]:
+        """One ordered JSON request, made once its sequence number is known."""
+        return self._order.submit(
+            1,
+            self._submission(make),
+            lambda request_id: self._connection.result(request_id, kind, answer),
+            label=kind.request_type,
+        )
+
+    def _submission(
+        self, make: Callable[[int], ProtocolRequest]
+    ) -> Callable[[range], Callable[[], Coroutine[Any, Any, str]]]:
+        def prepare(seq_ids: range) -> Callable[[], Coroutine[Any, Any, str]]:
+            request = json_request(make(seq_ids.start))
+
+            async def post() -> str:
+                return (await self._connection.submit(request)).request_id
+
+            return post
+
+        return prepare

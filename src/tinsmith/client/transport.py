@@ -1,0 +1,275 @@
+"""HTTP for one service: pooled keep-alive connections, headers, retries, typed errors.
+
+Main names: `Transport`, `Request`, `Reply`. Everything here runs on the SDK's loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import ipaddress
+import logging
+import random
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NoReturn
+
+import httpx
+
+import tinsmith
+from tinsmith.client.errors import (
+    APIConnectionError,
+    APIResponseValidationError,
+    APITimeoutError,
+    ClientClosedError,
+    status_error,
+)
+from tinsmith.client.retries import RetryPolicy, is_retryable, retry_after_s
+from tinsmith.core import jsonio
+from tinsmith.core.ids import new_id
+
+logger = logging.getLogger(__name__)
+
+JSON = "application/json"
+PROTOBUF = "application/x-protobuf"
+
+Lane = Literal["control", "training_polls", "sampling_polls"]
+"""Pools apart from each other: hundreds of waiting samples hold up no submission."""
+
+_MAX_CONNECTIONS: Mapping[Lane, int] = {
+    "control": 64,
+    "training_polls": 256,
+    "sampling_polls": 256,
+}
+CONNECT_TIMEOUT_S = 5.0
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Request:
+    """One call of the protocol; `path` is relative to `/api/v1/`."""
+
+    path: str
+    body: bytes = b""
+    method: Literal["GET", "POST"] = "POST"
+    content_type: str = JSON
+    accept: str = JSON
+    headers: Mapping[str, str] = dataclasses.field(default_factory=dict[str, str])
+    lane: Lane = "control"
+    timeout_s: float | None = None
+    """Limit of one attempt; None takes the transport's."""
+    policy: RetryPolicy | None = None
+    """None takes the transport's."""
+    expects: frozenset[int] = frozenset()
+    """Error statuses that are answers to this request, not failures."""
+
+    def __str__(self) -> str:
+        return f"{self.method} {self.path}"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Reply:
+    """An answer with a status below 400, or one that the caller asked to see."""
+
+    status: int
+    content: bytes
+    content_type: str
+
+    @property
+    def is_protobuf(self) -> bool:
+        return PROTOBUF in self.content_type
+
+    def json(self) -> Any:  # Any: validated by whoever knows the model
+        """The parsed body.
+
+        Raises:
+            APIResponseValidationError: the body is not strict JSON.
+        """
+        try:
+            return jsonio.loads(self.content)
+        except ValueError as error:
+            text = self.content[:200].decode("utf-8", errors="replace")
+            raise APIResponseValidationError(
+                f"the service answered with invalid JSON ({error}): {text!r}", body=text
+            ) from error
+
+
+class Transport:
+    """Sends requests to one base URL until it is closed."""
+
+    def __init__(
+        self,
+        base_url: str,
+        api_key: str,
+        *,
+        timeout_s: float,
+        policy: RetryPolicy,
+        headers: Mapping[str, str] | None = None,
+        explain_failure: Callable[[], str | None] | None = None,
+    ) -> None:
+        """Open nothing yet.
+
+        Args:
+            base_url: may carry a path prefix, which is kept.
+            api_key: sent as `X-API-Key`.
+            timeout_s: limit of one attempt.
+            policy: the retries of requests that bring none of their own.
+            headers: added to every request.
+            explain_failure: asked after each connection failure; a text means that trying again
+                is pointless and becomes the error's hint.
+        """
+        self.base_url = base_url.rstrip("/")
+        self.timeout_s = timeout_s
+        self.policy = policy
+        self._explain_failure = explain_failure or (lambda: None)
+        self._headers = {
+            "User-Agent": f"tinsmith/{tinsmith.__version__}",
+            **({"X-API-Key": api_key} if api_key else {}),
+            **(headers or {}),
+        }
+        self._pools: dict[Lane, httpx.AsyncClient] = {}
+        self._active: set[asyncio.Task[Any]] = set()
+        self._is_closed = False
+
+    async def send(self, request: Request) -> Reply:
+        """Send until there is a good answer or the retries are used up.
+
+        Raises:
+            APIStatusError: the last answer had an error status.
+            APIConnectionError: the last attempt got no answer.
+            ClientClosedError: the transport was closed before or meanwhile.
+        """
+        task = asyncio.current_task()
+        assert task is not None
+        self._check_open()
+        self._active.add(task)
+        try:
+            return await self._send_with_retries(request)
+        except asyncio.CancelledError:
+            self._check_open()
+            raise
+        finally:
+            self._active.discard(task)
+
+    async def close(self) -> None:
+        """Fail what is under way with ClientClosedError and close the pools."""
+        self._is_closed = True
+        for task in self._active - {asyncio.current_task()}:
+            task.cancel()
+        pools, self._pools = self._pools, {}
+        for pool in pools.values():
+            await pool.aclose()
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise ClientClosedError("ServiceClient is closed", hint="create a new one")
+
+    async def _send_with_retries(self, request: Request) -> Reply:
+        policy = request.policy or self.policy
+        idempotency_key = new_id("tinsmith-retry-")  # one for all attempts
+        start_s = time.monotonic()
+        num_failures = num_counted = 0
+        while True:
+            try:
+                response = await self._attempt(request, idempotency_key, num_failures)
+            except APIConnectionError as error:
+                retry_after = None
+                may_retry, is_counted = self._may_reconnect(error), True
+                failure: Exception = error
+            else:
+                if response.status_code < 400 or response.status_code in request.expects:
+                    return _reply(response)
+                retry_after = retry_after_s(response.headers)
+                may_retry = is_retryable(response.status_code, response.headers)
+                is_counted = not (policy.is_backpressure_free and response.status_code == 429)
+                failure = status_error(response.status_code, response.content, request=str(request))
+            num_failures += 1
+            num_counted += is_counted
+            delay_s = policy.delay_s(
+                num_failures,
+                uniform=random.random(),
+                retry_after=retry_after,
+            )
+            elapsed_s = time.monotonic() - start_s
+            is_spent = num_counted > policy.max_retries and is_counted
+            if not may_retry or is_spent or elapsed_s + delay_s > policy.max_elapsed_s:
+                raise failure
+            logger.debug("%s failed, trying again in %.2f s: %s", request, delay_s, failure)
+            await asyncio.sleep(delay_s)
+
+    async def _attempt(
+        self, request: Request, idempotency_key: str, retry_count: int
+    ) -> httpx.Response:
+        headers = {
+            **self._headers,
+            "Accept": request.accept,
+            "x-stainless-retry-count": str(retry_count),
+            **request.headers,
+        }
+        if request.method != "GET":
+            headers |= {
+                "Content-Type": request.content_type,
+                "X-Idempotency-Key": idempotency_key,
+            }
+        timeout_s = request.timeout_s or self.timeout_s
+        try:
+            return await self._pool(request.lane).request(
+                request.method,
+                f"{self.base_url}/api/v1/{request.path}",
+                content=request.body or None,
+                headers=headers,
+                # No limit on waiting for a free connection: the work ahead of it has its own.
+                timeout=httpx.Timeout(timeout_s, connect=CONNECT_TIMEOUT_S, pool=None),
+            )
+        except httpx.TimeoutException as error:
+            kind = "no connection" if isinstance(error, httpx.ConnectTimeout) else "no answer"
+            limit_s = CONNECT_TIMEOUT_S if kind == "no connection" else timeout_s
+            raise APITimeoutError(
+                f"{request}: {kind} within {limit_s:g} s from {self.base_url}"
+            ) from error
+        except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
+            _refuse_url(self.base_url, error)
+        except httpx.HTTPError as error:
+            reason = str(error) or type(error).__name__
+            raise APIConnectionError(
+                f"{request}: no answer from {self.base_url}: {reason}",
+                hint="is the service running, and is base_url right?",
+            ) from error
+
+    def _may_reconnect(self, error: APIConnectionError) -> bool:
+        explanation = self._explain_failure()
+        if explanation is not None:
+            error.hint = explanation
+        return explanation is None
+
+    def _pool(self, lane: Lane) -> httpx.AsyncClient:
+        pool = self._pools.get(lane)
+        if pool is None:
+            size = _MAX_CONNECTIONS[lane]
+            pool = self._pools[lane] = httpx.AsyncClient(
+                limits=httpx.Limits(max_connections=size, max_keepalive_connections=size),
+                # Loading the certificates takes longer than a training step of a small model.
+                verify=not self.base_url.startswith("http://"),
+                trust_env=not is_loopback(self.base_url),  # a proxy cannot reach this machine
+            )
+        return pool
+
+
+def is_loopback(base_url: str) -> bool:
+    """Whether the address is this machine's own."""
+    host = httpx.URL(base_url).host
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _reply(response: httpx.Response) -> Reply:
+    return Reply(
+        response.status_code, response.content, response.headers.get("content-type", "").lower()
+    )
+
+
+def _refuse_url(base_url: str, error: Exception) -> NoReturn:
+    raise ValueError(
+        f"base_url={base_url!r}: not an address ({error}); try http://127.0.0.1:8000"
+    ) from error

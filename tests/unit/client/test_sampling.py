@@ -1,0 +1,193 @@
+import asyncio
+
+import pytest
+
+from tests.unit.client.recording_server import DROP, RecordingServer, Reply
+from tinsmith.client import (
+    APIConnectionError,
+    APIError,
+    BadRequestError,
+    RequestFailedError,
+    RetryConfig,
+    SamplingClient,
+    ServiceClient,
+)
+from tinsmith.core.errors import UserError
+from tinsmith.types import ModelInput, SamplingParams
+
+PROMPT = ModelInput.from_ints([1, 2, 3])
+PARAMS = SamplingParams(max_tokens=4, temperature=0.0)
+QUICK = RetryConfig(retry_delay_base=0.01, retry_delay_max=0.02)
+
+
+@pytest.fixture
+def sampling(service: ServiceClient) -> SamplingClient:
+    future = service.create_sampling_client(base_model="tinsmith/tiny", retry_config=QUICK)
+    return future.result(10)
+
+
+def test_a_sample_is_asked_for_and_comes_back(
+    server: RecordingServer, sampling: SamplingClient
+) -> None:
+    response = sampling.sample(PROMPT, 2, PARAMS).result(5)
+    assert [s.tokens for s in response.sequences] == [[3, 2, 1], [3, 2, 1]]
+    assert [s.sequence_id for s in response.sequences] == ["q0", "q1"]
+    body = server.of("asample")[0].json
+    assert body["sampling_session_id"] == "S:sample:0"
+    assert body["prompt"]["chunks"] == [{"type": "encoded_text", "tokens": [1, 2, 3]}]
+    assert (body["num_samples"], body["seq_id"]) == (2, 0)
+    assert body["sampling_params"]["temperature"] == 0.0
+    assert "stop" not in body["sampling_params"]
+    sampling.sample(PROMPT, 1, PARAMS).result(5)
+    assert server.of("asample")[1].json["seq_id"] == 1
+
+
+def test_a_switched_off_stop_stays_on_the_wire(
+    server: RecordingServer, sampling: SamplingClient
+) -> None:
+    sampling.sample(PROMPT, 1, SamplingParams(max_tokens=4, stop=[])).result(5)
+    assert server.of("asample")[0].json["sampling_params"]["stop"] == []
+
+
+def test_prompt_logprobs_have_none_for_the_first_token(
+    server: RecordingServer, sampling: SamplingClient
+) -> None:
+    response = sampling.sample(PROMPT, 1, PARAMS, include_prompt_logprobs=True).result(5)
+    assert response.prompt_logprobs == [None, -1.0, -1.0]
+    assert sampling.compute_logprobs(PROMPT).result(5) == [None, -1.0, -1.0]
+    body = server.of("asample")[1].json
+    assert (body["num_samples"], body["prompt_logprobs"]) == (1, True)
+    assert body["sampling_params"]["max_tokens"] == 1
+
+
+async def test_many_samples_are_in_flight_at_once(
+    server: RecordingServer, sampling: SamplingClient
+) -> None:
+    server.hold("asample")
+    futures = [sampling.sample(PROMPT, 1, PARAMS) for _ in range(40)]
+    await asyncio.to_thread(server.wait_for, "asample", 40)
+    assert not any(future.done() for future in futures)
+    server.release("asample")
+    responses = await asyncio.gather(*futures)
+    assert len(responses) == 40
+    assert sorted(r.json["seq_id"] for r in server.of("asample")) == list(range(40))
+
+
+async def test_no_more_are_in_flight_than_allowed(
+    server: RecordingServer, service: ServiceClient
+) -> None:
+    config = RetryConfig(max_connections=3)
+    sampling = await service.create_sampling_client(base_model="tinsmith/tiny", retry_config=config)
+    server.hold("asample")
+    futures = [sampling.sample(PROMPT, 1, PARAMS) for _ in range(8)]
+    await asyncio.to_thread(server.wait_for, "asample", 3)
+    await asyncio.sleep(0.1)
+    assert len(server.of("asample")) == 3
+    server.release("asample")
+    await asyncio.gather(*futures)
+
+
+def test_backpressure_and_drops_are_tried_again_under_the_same_number(
+    server: RecordingServer, sampling: SamplingClient
+) -> None:
+    busy = Reply(429, headers={"retry-after-ms": "5"})
+    server.script("asample", *[busy] * 15, DROP)
+    sampling.sample(PROMPT, 1, PARAMS).result(10)
+    bodies = {request.body for request in server.of("asample")}
+    assert len(server.of("asample")) == 17
+    assert len(bodies) == 1
+    assert server.of("asample")[0].headers["x-tinker-sampling-backpressure"] == "1"
+
+
+def test_a_lost_sample_is_drawn_again_under_a_new_number(
+    server: RecordingServer, sampling: SamplingClient
+) -> None:
+    server.script("retrieve_future", Reply(410, {"detail": "gone"}))
+    sampling.sample(PROMPT, 1, PARAMS).result(10)
+    assert [r.json["seq_id"] for r in server.of("asample")] == [0, 1]
+
+
+def test_without_retries_everything_is_sent_once(
+    server: RecordingServer, service: ServiceClient
+) -> None:
+    config = RetryConfig(enable_retry_logic=False)
+    sampling = service.create_sampling_client(
+        base_model="tinsmith/tiny", retry_config=config
+    ).result(10)
+    server.script("asample", Reply(503))
+    with pytest.raises(APIError):
+        sampling.sample(PROMPT, 1, PARAMS).result(5)
+    server.script("retrieve_future", Reply(410))
+    with pytest.raises(RequestFailedError):
+        sampling.sample(PROMPT, 1, PARAMS).result(5)
+    assert len(server.of("asample")) == 2
+
+
+def test_a_refusal_or_failure_is_not_tried_again(
+    server: RecordingServer, sampling: SamplingClient
+) -> None:
+    server.script("asample", Reply(400, {"message": "top_k=0: must be -1 or above 0"}))
+    with pytest.raises(BadRequestError, match="top_k=0"):
+        sampling.sample(PROMPT, 1, PARAMS).result(5)
+    server.script("retrieve_future", Reply(body={"error": "Prompt too long", "category": "user"}))
+    with pytest.raises(RequestFailedError, match="Prompt too long"):
+        sampling.sample(PROMPT, 1, PARAMS).result(5)
+    assert len(server.of("asample")) == 2
+
+
+async def test_samples_that_make_no_progress_fail_instead_of_waiting_for_ever(
+    server: RecordingServer, service: ServiceClient
+) -> None:
+    sampling = await service.create_sampling_client(
+        base_model="tinsmith/tiny", retry_config=RetryConfig(progress_timeout=0.3)
+    )
+    await sampling.sample(PROMPT, 1, PARAMS)
+    await asyncio.sleep(0.4)  # idle time is not lack of progress
+    await sampling.sample(PROMPT, 1, PARAMS)
+    server.hold("asample")
+    with pytest.raises(APIConnectionError, match=r"No progress made in 0.3s"):
+        await sampling.sample(PROMPT, 1, PARAMS)
+
+
+async def test_giving_up_a_sample_stops_polling(
+    server: RecordingServer, sampling: SamplingClient
+) -> None:
+    server.hold("asample")
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(sampling.sample(PROMPT, 1, PARAMS), 0.2)
+    await asyncio.sleep(0.4)
+    polls = len(server.of("retrieve_future"))
+    await asyncio.sleep(0.5)
+    assert len(server.of("retrieve_future")) == polls
+
+
+async def test_the_async_twins_await_to_the_result(
+    server: RecordingServer, service: ServiceClient
+) -> None:
+    sampling = await service.create_sampling_client_async(model_path="tinker://a/sampler_weights/b")
+    assert (await sampling.sample_async(PROMPT, 1, PARAMS)).sequences[0].tokens == [3, 2, 1]
+    assert await sampling.compute_logprobs_async(PROMPT) == [None, -1.0, -1.0]
+    assert await sampling.get_base_model_async() == "tinsmith/tiny"
+    assert "samplers/S:sample:0" in server.paths()  # only the service knows the base model
+    assert server.of("create_sampling_session")[0].json == {
+        "session_id": "S",
+        "sampling_session_seq_id": 0,
+        "model_path": "tinker://a/sampler_weights/b",
+        "type": "create_sampling_session",
+    }
+
+
+def test_what_cannot_be_sampled_is_refused_before_anything_is_sent(
+    server: RecordingServer, service: ServiceClient
+) -> None:
+    with pytest.raises(UserError, match="needs model_path or base_model"):
+        service.create_sampling_client()
+    with pytest.raises(UserError, match="must start with tinker://"):
+        service.create_sampling_client(model_path="runs/x")
+    assert server.requests == []
+
+
+def test_a_sampling_client_says_what_it_is(sampling: SamplingClient) -> None:
+    assert repr(sampling) == (
+        "SamplingClient(sampling_session_id='S:sample:0', base_model='tinsmith/tiny')"
+    )
