@@ -15,48 +15,115 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from tinsmith import types
-    from tinsmith.client import APIFuture, SamplingClient, ServiceClient, TrainingClient
-    from tinsmith.core.errors import TinsmithError
+    from tinsmith.client import (
+        APIConnectionError,
+        APIError,
+        APIFuture,
+        APIResponseValidationError,
+        APIStatusError,
+        APITimeoutError,
+        AuthenticationError,
+        BadRequestError,
+        ConflictError,
+        InternalServerError,
+        NotFoundError,
+        PermissionDeniedError,
+        RateLimitError,
+        RequestFailedError,
+        SamplingClient,
+        ServiceClient,
+        TrainingClient,
+        UnprocessableEntityError,
+    )
+    from tinsmith.core.errors import (
+        ConfigError,
+        DataError,
+        MissingExtraError,
+        ServerError,
+        TinsmithError,
+        UnknownNameError,
+        UserError,
+    )
     from tinsmith.types import (
         AdamParams,
         Datum,
+        EncodedTextChunk,
+        ForwardBackwardOutput,
         LoraConfig,
         ModelInput,
+        ModelInputChunk,
+        OptimStepResponse,
+        SampledSequence,
+        SampleResponse,
         SamplingParams,
+        StopReason,
         TensorData,
+        TensorDtype,
     )
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "APIConnectionError",
+    "APIError",
     "APIFuture",
+    "APIResponseValidationError",
+    "APIStatusError",
+    "APITimeoutError",
     "AdamParams",
+    "AuthenticationError",
+    "BadRequestError",
+    "ConfigError",
+    "ConflictError",
+    "DataError",
     "Datum",
+    "EncodedTextChunk",
+    "ForwardBackwardOutput",
+    "InternalServerError",
     "LoraConfig",
+    "MissingExtraError",
     "ModelInput",
+    "ModelInputChunk",
+    "NotFoundError",
+    "OptimStepResponse",
+    "PermissionDeniedError",
+    "RateLimitError",
+    "RequestFailedError",
+    "SampleResponse",
+    "SampledSequence",
     "SamplingClient",
     "SamplingParams",
+    "ServerError",
     "ServiceClient",
+    "StopReason",
     "TensorData",
+    "TensorDtype",
     "TinsmithError",
     "TrainingClient",
+    "UnknownNameError",
+    "UnprocessableEntityError",
+    "UserError",
     "__version__",
     "types",
 ]
 
-_HOME_OF = {
-    "APIFuture": "tinsmith.client",
-    "SamplingClient": "tinsmith.client",
-    "ServiceClient": "tinsmith.client",
-    "TrainingClient": "tinsmith.client",
-    "AdamParams": "tinsmith.types",
-    "Datum": "tinsmith.types",
-    "LoraConfig": "tinsmith.types",
-    "ModelInput": "tinsmith.types",
-    "SamplingParams": "tinsmith.types",
-    "TensorData": "tinsmith.types",
-    "TinsmithError": "tinsmith.core.errors",
+_NAMES_OF = {
+    "tinsmith.client": """
+        APIConnectionError APIError APIFuture APIResponseValidationError APIStatusError
+        APITimeoutError AuthenticationError BadRequestError ConflictError InternalServerError
+        NotFoundError PermissionDeniedError RateLimitError RequestFailedError SamplingClient
+        ServiceClient TrainingClient UnprocessableEntityError
+    """,
+    "tinsmith.core.errors": """
+        ConfigError DataError MissingExtraError ServerError TinsmithError UnknownNameError UserError
+    """,
+    "tinsmith.types": """
+        AdamParams Datum EncodedTextChunk ForwardBackwardOutput LoraConfig ModelInput
+        ModelInputChunk OptimStepResponse SampleResponse SampledSequence SamplingParams StopReason
+        TensorData TensorDtype
+    """,
 }
+_HOME_OF = {name: home for home, names in _NAMES_OF.items() for name in names.split()}
 
 
 def __getattr__(name: str) -> object:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 from tinsmith.core import environment
@@ -89,7 +89,7 @@ def atomic_write_bytes(path: str | Path, data: bytes) -> None:
 
 
 @contextlib.contextmanager
-def atomic_directory(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
+def atomic_directory(path: str | Path, *, overwrite: bool = False) -> Generator[Path]:
     """Fill a directory that appears under its name only when the body succeeded.
 
     The body writes into the yielded sibling; on an exception nothing is left. With `overwrite` the

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import groupby
+from collections.abc import Generator, Mapping, Sequence
+from itertools import groupby, pairwise
 from typing import Any
 
 import numpy as np
@@ -136,7 +136,7 @@ def decode_sample_response(
 
 
 @contextlib.contextmanager
-def _reading(what: str) -> Iterator[None]:
+def _reading(what: str) -> Generator[None]:
     """Turn what is wrong with a service's answer into the service's error."""
     try:
         yield
@@ -174,14 +174,12 @@ def _dense(tensor: TensorData) -> npt.NDArray[Any]:
 
 def _decode_record(record: pb.ArrayRecord) -> list[dict[str, TensorData]]:
     fields = {name: _decode_batched(field, name) for name, field in record.fields.items()}
-    # Without a count that of the first field holds.
-    num_datums = record.num_datums or len(next(iter(fields.values()), []))
-    if num_datums < 0 or (fields and num_datums > max(map(len, fields.values()))):
-        raise DataError(f"num_datums={num_datums}: more than the arrays hold", field="num_datums")
+    counts = [len(tensors) for tensors in fields.values()]
+    num_datums = record.num_datums or (counts[0] if counts else 0)
     for name, tensors in fields.items():
         if len(tensors) != num_datums:
             raise DataError(f"{name}: {len(tensors)} arrays for {num_datums} datums", field=name)
-    if not fields and num_datums > _MAX_EMPTY_DATUMS:
+    if not fields and not 0 <= num_datums <= _MAX_EMPTY_DATUMS:
         raise DataError(f"num_datums={num_datums}: without any array", field="num_datums")
     return [
         {name: tensors[index] for name, tensors in fields.items()} for index in range(num_datums)
@@ -208,7 +206,7 @@ def _decode_batched(field: pb.BatchedTensor, name: str) -> list[TensorData]:
     bounds = offsets.tolist()
     return [
         _decode_part(data[start:end], field.dtype, trailing, name)
-        for start, end in zip(bounds[:-1], bounds[1:], strict=True)
+        for start, end in pairwise(bounds)
     ]
 
 

@@ -6,8 +6,9 @@ Each value is checked when the object is built; the rules are those of the servi
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Sequence
-from typing import Annotated, Literal, cast
+from typing import Annotated, Literal, SupportsIndex, cast
 
 import numpy as np
 from pydantic import PlainValidator
@@ -84,10 +85,9 @@ def _stop(value: object) -> str | list[str] | list[int] | None:
         items = list(cast("Sequence[object]", value))
         if all(isinstance(item, str) and item for item in items):
             return cast("list[str]", items)
-        if all(isinstance(item, (int, np.integer)) and not _is_bool(item) for item in items):
-            tokens = [int(cast("int", item)) for item in items]
-            if all(0 <= token < 2**31 for token in tokens):
-                return tokens
+        tokens = [_token_id(item) for item in items]
+        if all(token is not None for token in tokens):
+            return cast("list[int]", tokens)
     raise ConfigError(
         f"stop={value!r}: must be a text, a list of texts or a list of token ids, none empty",
         field="stop",
@@ -95,8 +95,11 @@ def _stop(value: object) -> str | list[str] | list[int] | None:
     )
 
 
-def _is_bool(value: object) -> bool:
-    return isinstance(value, (bool, np.bool_))
+def _token_id(value: object) -> int | None:
+    if isinstance(value, (bool, str)) or not hasattr(value, "__index__"):
+        return None
+    token = operator.index(cast("SupportsIndex", value))
+    return token if 0 <= token < 2**31 else None
 
 
 class SamplingParams(RequestModel):

@@ -33,6 +33,8 @@ _NUMPY_DTYPES: dict[str, type[np.int64 | np.float32]] = {
 _MAX_INT64 = 2**63 - 1
 _MAX_ELEMENTS = 2**40
 """More than any machine holds: refused before a shape from outside is multiplied out."""
+_MAX_SPARSE_CELLS = 2**28
+"""A few bytes can claim any number of empty cells; made dense, these take 1 or 2 GiB."""
 
 
 class TensorData:
@@ -131,7 +133,7 @@ class TensorData:
     @property
     def data(self) -> list[int] | list[float]:
         """The stored values as a flat list; with CSR the listed ones only."""
-        return cast("list[int] | list[float]", self.values.reshape(-1).tolist())
+        return self.values.reshape(-1).tolist()
 
     @property
     def is_sparse(self) -> bool:
@@ -151,7 +153,7 @@ class TensorData:
         crow, col = self.sparse_crow_indices, self.sparse_col_indices
         if crow is None or col is None:
             return self.values.copy()
-        dense = np.full(self.shape, pad, self.values.dtype)
+        dense: npt.NDArray[Any] = np.full(self.shape, pad, self.values.dtype)  # Any: of two dtypes
         dense[np.repeat(np.arange(self.shape[0]), np.diff(crow)), col] = self.values
         return dense
 
@@ -159,7 +161,7 @@ class TensorData:
         """Return a new dense torch tensor."""
         import torch  # only people who use torch call this
 
-        return torch.from_numpy(self.to_numpy(pad_value))
+        return torch.as_tensor(self.to_numpy(pad_value))
 
     def tolist(self, pad_value: int = 0) -> Any:  # Any: nested as deep as there are dimensions
         """Return the dense values as a list, nested in the tensor's shape."""
@@ -330,6 +332,10 @@ def _checked_csr(
     if shape is None or len(shape) != 2:
         raise DataError(f"shape={shape}: sparse tensors need two dimensions", field="shape")
     num_rows, num_columns = shape
+    if num_rows * num_columns > _MAX_SPARSE_CELLS:
+        raise DataError(
+            f"shape={shape}: a sparse tensor has {_MAX_SPARSE_CELLS} cells at most", field="shape"
+        )
     crow_rule = None
     if crow.size != num_rows + 1:
         crow_rule = f"{crow.size} entries; {num_rows} rows need {num_rows + 1}"
