@@ -196,8 +196,9 @@ def failed_request(payload: Mapping[str, Any], request_id: str) -> RequestFailed
     """The exception for a future whose result is an error."""
     said = payload.get("category")
     category: Category = "user" if said == "user" else "server"
+    message = _text(payload.get("message")) or _text(payload.get("error"))
     return RequestFailedError(
-        _text(payload.get("error")) or "the request failed and the service did not say why",
+        message or "the request failed and the service did not say why",
         request_id,
         category,
         field=_text(payload.get("field")),

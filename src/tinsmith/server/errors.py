@@ -86,6 +86,7 @@ def future_error_body(error: TinsmithError) -> dict[str, str | None]:
     return {
         "error": str(error),
         "category": category,
+        "message": error.message,
         "field": error.field,
         "hint": error.hint,
     }

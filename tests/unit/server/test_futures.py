@@ -55,6 +55,7 @@ async def test_failures_carry_message_and_category() -> None:
     assert json.loads(outcome.body) == {
         "error": "lr=-1: must be 0 or more; try 1e-4",
         "category": "user",
+        "message": "lr=-1: must be 0 or more",
         "field": "lr",
         "hint": "try 1e-4",
     }
