@@ -8,13 +8,16 @@ forward_backward and optim_step of several steps may be under way at once. Main 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+import contextlib
+import itertools
+from collections.abc import Callable, Coroutine, Generator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import pydantic
 
 from tinsmith.client.chunking import chunk_datums
 from tinsmith.client.connection import Connection, ProtocolRequest, json_request
+from tinsmith.client.errors import APIStatusError
 from tinsmith.client.futures import APIFuture, ClientFuture
 from tinsmith.client.gathering import gather
 from tinsmith.client.metrics import combine_outputs
@@ -24,7 +27,7 @@ from tinsmith.client.sampling import SamplingClient, start_sampling_client
 from tinsmith.client.tokenizers import load_tokenizer
 from tinsmith.client.transport import PROTOBUF, Request
 from tinsmith.client.turns import TurnOrder
-from tinsmith.core.errors import ServerError, UserError
+from tinsmith.core.errors import DataError, ServerError, TinsmithError, UserError
 from tinsmith.types import (
     AdamParams,
     Datum,
@@ -322,46 +325,60 @@ class TrainingClient:
         chunks = chunk_datums(data, config.chunk_limits)
         kind = _FORWARD if forward_only else _FORWARD_BACKWARD
 
+        starts = [0, *itertools.accumulate(map(len, chunks[:-1]))]
+
         def prepare(seq_ids: range) -> Callable[[], Coroutine[Any, Any, list[str]]]:
-            requests = [
-                Request(
-                    "forward_backward",
-                    encode_forward_backward_request(
+            requests: list[Request] = []
+            for seq_id, chunk, start in zip(seq_ids, chunks, starts, strict=True):
+                with _counting_from(start):
+                    body = encode_forward_backward_request(
                         self.model_id,
                         seq_id,
                         chunk,
                         loss_fn,
                         loss_fn_config,
                         forward_only=forward_only,
-                    ),
-                    content_type=PROTOBUF,
-                )
-                for seq_id, chunk in zip(seq_ids, chunks, strict=True)
-            ]
-            return lambda: self._submit_chunks(requests, parallel=config.parallel_fwdbwd_chunks)
+                    )
+                requests.append(Request("forward_backward", body, content_type=PROTOBUF))
+            return lambda: self._submit_chunks(
+                requests, starts, parallel=config.parallel_fwdbwd_chunks
+            )
+
+        async def fetch(request_id: str, start: int) -> ForwardBackwardOutput:
+            with _counting_from(start):
+                content = await self._connection.result_bytes(request_id, kind)
+            return decode_forward_backward_output(content)
 
         async def collect(request_ids: list[str]) -> ForwardBackwardOutput:
-            results = await gather(
-                self._connection.result_bytes(request_id, kind) for request_id in request_ids
-            )
-            return combine_outputs([decode_forward_backward_output(result) for result in results])
+            return combine_outputs(await gather(map(fetch, request_ids, starts)))
 
         label = "forward" if forward_only else "forward_backward"
         return self._order.submit(len(chunks), prepare, collect, label=label)
 
-    async def _submit_chunks(self, requests: Sequence[Request], *, parallel: bool) -> list[str]:
+    async def _submit_chunks(
+        self, requests: Sequence[Request], starts: Sequence[int], *, parallel: bool
+    ) -> list[str]:
         """Send the chunks of one call; the service puts them in order by their numbers."""
-        submit = self._connection.submit
-        if not parallel:
-            return [(await submit(request)).request_id for request in requests]
+
+        async def submit(request: Request, start: int) -> str:
+            with _counting_from(start):
+                return (await self._connection.submit(request)).request_id
+
         # All are sent even if one is refused: a number that never arrives would hold up the rest.
-        promises = await asyncio.gather(*map(submit, requests), return_exceptions=True)
-        for promise in promises:
-            if isinstance(promise, BaseException):
-                raise promise
-        return [
-            promise.request_id for promise in promises if not isinstance(promise, BaseException)
-        ]
+        answers: list[str | BaseException]
+        if parallel:
+            answers = await asyncio.gather(*map(submit, requests, starts), return_exceptions=True)
+        else:
+            answers = []
+            for request, start in zip(requests, starts, strict=True):
+                try:
+                    answers.append(await submit(request, start))
+                except APIStatusError as error:
+                    answers.append(error)
+        for answer in answers:
+            if isinstance(answer, BaseException):
+                raise answer
+        return [answer for answer in answers if isinstance(answer, str)]
 
     def _load(self, path: str, *, with_optimizer: bool) -> APIFuture[LoadWeightsResponse]:
         return self._request(
@@ -395,3 +412,17 @@ class TrainingClient:
             return post
 
         return prepare
+
+
+@contextlib.contextmanager
+def _counting_from(start: int) -> Generator[None]:
+    """Say where the datum indices in an error about a later chunk begin."""
+    try:
+        yield
+    except TinsmithError as error:
+        if start and error.category == "user":
+            hint = f"datum indices here count from datum {start} of the call"
+            error.hint = f"{error.hint}; {hint}" if error.hint else hint
+            if isinstance(error, DataError) and error.datum_index is not None:
+                error.datum_index += start
+        raise

@@ -9,11 +9,17 @@ from tinsmith.client import (
     ServiceClient,
     TrainingClient,
 )
-from tinsmith.core.errors import TinsmithError, UserError
-from tinsmith.types import AdamParams, Datum, ModelInput
+from tinsmith.core.errors import DataError, UserError
+from tinsmith.types import AdamParams, Datum, ImageAssetPointerChunk, ModelInput
 from tinsmith.types.codec import decode_forward_backward_request
 
 ADAM = AdamParams(learning_rate=1e-3)
+BAD = Datum(  # cannot travel in a training request
+    model_input=ModelInput(
+        chunks=[ImageAssetPointerChunk(format="png", location="x", expected_tokens=1)]
+    ),
+    loss_fn_inputs={"target_tokens": [1]},
+)
 
 
 def datum(*tokens: int) -> Datum:
@@ -121,10 +127,11 @@ def test_a_refused_submission_fails_alone_and_the_next_takes_the_next_number(
     assert server.seq_ids() == [("forward_backward", 1), ("optim_step", 2)]
 
 
+@pytest.mark.parametrize("parallel", [True, False])
 def test_a_chunk_that_is_refused_fails_the_call_and_the_others_are_still_sent(
-    server: RecordingServer,
+    server: RecordingServer, parallel: bool
 ) -> None:
-    server.config = {"fwdbwd_max_chunk_len": 1}
+    server.config = {"fwdbwd_max_chunk_len": 1, "parallel_fwdbwd_chunks": parallel}
     with ServiceClient(base_url=server.url) as service:
         training = service.create_lora_training_client("tinsmith/tiny").result(10)
         server.script("forward_backward", Reply(400, {"message": "no"}))
@@ -185,14 +192,29 @@ def test_no_data_is_refused_before_anything_is_sent(
 def test_a_datum_that_cannot_be_sent_uses_up_no_number(
     server: RecordingServer, training: TrainingClient
 ) -> None:
-    from tinsmith.types import ImageAssetPointerChunk
-
-    pointer = ImageAssetPointerChunk(format="png", location="x", expected_tokens=1)
-    bad = Datum(model_input=ModelInput(chunks=[pointer]), loss_fn_inputs={"target_tokens": [1]})
-    with pytest.raises(TinsmithError, match="1"):
-        training.forward_backward([datum(1), bad], "cross_entropy")
+    with pytest.raises(DataError, match=r"data\[1\]") as caught:
+        training.forward_backward([datum(1), BAD], "cross_entropy")
+    assert caught.value.datum_index == 1
     training.optim_step(ADAM).result(5)
     assert server.seq_ids() == [("optim_step", 1)]
+
+
+def test_an_error_in_a_later_chunk_says_where_its_indices_begin(server: RecordingServer) -> None:
+    server.config = {"fwdbwd_max_chunk_len": 2, "parallel_fwdbwd_chunks": False}
+    where = "datum indices here count from datum 2 of the call"
+    with ServiceClient(base_url=server.url) as service:
+        training = service.create_lora_training_client("tinsmith/tiny").result(10)
+        with pytest.raises(DataError, match=where) as caught:
+            training.forward_backward([datum(1), datum(2), datum(3), BAD], "cross_entropy")
+        assert caught.value.datum_index == 3
+        server.script("retrieve_future", *[Reply(body={"error": "data[0]", "category": "user"})])
+        with pytest.raises(RequestFailedError) as failed:
+            training.forward_backward([datum(1)], "cross_entropy").result(5)
+        assert failed.value.hint is None
+        ok = Reply(body={"request_id": "r1"})
+        server.script("forward_backward", ok, Reply(400, {"message": "data[0]: bad", "hint": "h"}))
+        with pytest.raises(BadRequestError, match=f"h; {where}"):
+            training.forward_backward([datum(1), datum(2), datum(3)], "cross_entropy").result(5)
 
 
 def test_optim_step_takes_exactly_one_set_of_parameters(
