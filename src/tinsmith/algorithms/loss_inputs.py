@@ -190,4 +190,4 @@ def _check_targets(
 
 def _bad_input(datum_index: int, key: str, problem: str) -> DataError:
     name = f"loss_fn_inputs.{key}"
-    return DataError(f"{name}: {problem}", field=name, datum_index=datum_index)
+    return DataError(f"datum {datum_index}: {name}: {problem}", field=name, datum_index=datum_index)

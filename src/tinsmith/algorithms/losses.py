@@ -1,4 +1,4 @@
-"""The training losses, as pure functions of target logprobs, and the checks of their inputs.
+"""The training losses, as pure functions of target logprobs.
 
 `LOSSES` maps a name to its `LossSpec`: which inputs a datum must carry, which settings it takes,
 and `fn(logprobs, inputs, config)`, which returns the loss of every token (summed by the caller,
@@ -21,21 +21,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tinsmith.algorithms.loss_inputs import (
-    LOSS_INPUTS,
-    LossInputs,
-    check_loss_config,
-    check_loss_inputs,
-)
+from tinsmith.algorithms.loss_inputs import LOSS_INPUTS, LossInputs
 from tinsmith.core.errors import unknown_name
 
 __all__ = [
     "LOSSES",
     "LossFn",
-    "LossInputs",
     "LossSpec",
-    "check_loss_config",
-    "check_loss_inputs",
     "cispo",
     "cross_entropy",
     "dro",
@@ -57,9 +49,7 @@ class LossSpec(LossInputs):
 
 
 def cross_entropy(
-    logprobs: Tensor,
-    inputs: Mapping[str, Tensor],
-    config: Mapping[str, float],
+    logprobs: Tensor, inputs: Mapping[str, Tensor], config: Mapping[str, float]
 ) -> TokenLoss:
     """-w * lp. With (N, K) targets and a teacher's probabilities as weights: distillation.
 
@@ -78,9 +68,7 @@ def cross_entropy(
 
 
 def importance_sampling(
-    logprobs: Tensor,
-    inputs: Mapping[str, Tensor],
-    config: Mapping[str, float],
+    logprobs: Tensor, inputs: Mapping[str, Tensor], config: Mapping[str, float]
 ) -> TokenLoss:
     """-r * A with r = exp(lp - q); the gradient flows through r."""
     del config
@@ -89,11 +77,7 @@ def importance_sampling(
     return -ratio * advantages, {"kl_k1": _kl_k1(logprobs, inputs)}
 
 
-def ppo(
-    logprobs: Tensor,
-    inputs: Mapping[str, Tensor],
-    config: Mapping[str, float],
-) -> TokenLoss:
+def ppo(logprobs: Tensor, inputs: Mapping[str, Tensor], config: Mapping[str, float]) -> TokenLoss:
     """-min(r * A, clamp(r, low, high) * A), token by token; low and high bound the ratio itself."""
     advantages = inputs["advantages"]
     ratio = _ratio(logprobs, inputs)
@@ -106,11 +90,7 @@ def ppo(
     return -torch.minimum(plain, clipped), diagnostics
 
 
-def cispo(
-    logprobs: Tensor,
-    inputs: Mapping[str, Tensor],
-    config: Mapping[str, float],
-) -> TokenLoss:
+def cispo(logprobs: Tensor, inputs: Mapping[str, Tensor], config: Mapping[str, float]) -> TokenLoss:
     """-stop_gradient(clamp(r, low, high)) * lp * A: clipped tokens keep a gradient."""
     advantages = inputs["advantages"]
     ratio = _ratio(logprobs, inputs).detach()
@@ -122,11 +102,7 @@ def cispo(
     return -weight * logprobs * advantages, diagnostics
 
 
-def dro(
-    logprobs: Tensor,
-    inputs: Mapping[str, Tensor],
-    config: Mapping[str, float],
-) -> TokenLoss:
+def dro(logprobs: Tensor, inputs: Mapping[str, Tensor], config: Mapping[str, float]) -> TokenLoss:
     """-(lp * A - beta / 2 * (lp - q)^2). The quadratic term acts on tokens with A = 0 as well."""
     log_ratio = logprobs - inputs["logprobs"]
     loss = -(logprobs * inputs["advantages"] - 0.5 * config["beta"] * log_ratio.square())

@@ -116,12 +116,13 @@ def write_peft(snapshot: AdapterSnapshot, base: BaseModel, directory: Path) -> N
     ranks = {a.shape[0] for a, _, _ in snapshot.weights.values()}
     assert len(scales) == len(ranks) == 1, "adapters have one rank and one alpha"
     (scale,), (rank,) = scales, ranks
+    alpha = float(scale * rank)
     config = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": snapshot.base_model,
         "r": rank,
-        "lora_alpha": scale * rank,
+        "lora_alpha": int(alpha) if alpha.is_integer() else alpha,
         "lora_dropout": 0.0,
         "bias": "none",
         "target_modules": _short_names(base, list(snapshot.weights)),

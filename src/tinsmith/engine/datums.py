@@ -13,17 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tinsmith.algorithms.losses import (
-    LossSpec,
-    check_loss_config,
-    check_loss_inputs,
-    find_loss,
-)
+from tinsmith.algorithms.loss_inputs import check_loss_config, check_loss_inputs
+from tinsmith.algorithms.losses import LossSpec, find_loss
 from tinsmith.core.errors import DataError
 from tinsmith.engine.jobs import BaseModelInfo, ForwardBackwardJob
-from tinsmith.types import Datum, EncodedTextChunk, ModelInput
+from tinsmith.types import Datum, EncodedTextChunk
 
-__all__ = ["CheckedDatum", "CheckedJob", "check_job", "model_input_tokens"]
+__all__ = ["CheckedDatum", "CheckedJob", "check_job"]
 
 
 @dataclass(frozen=True)
@@ -66,7 +62,7 @@ def check_job(job: ForwardBackwardJob, info: BaseModelInfo) -> CheckedJob:
 
 
 def _check_datum(spec: LossSpec, datum: Datum, index: int, info: BaseModelInfo) -> CheckedDatum:
-    tokens = model_input_tokens(datum.model_input, info, datum_index=index)
+    tokens = _tokens(datum, index, info)
     arrays = check_loss_inputs(
         spec,
         {key: value.to_numpy() for key, value in datum.loss_fn_inputs.items()},
@@ -80,44 +76,42 @@ def _check_datum(spec: LossSpec, datum: Datum, index: int, info: BaseModelInfo) 
     return CheckedDatum(torch.from_numpy(tokens), targets, columns, shape)
 
 
-def model_input_tokens(
-    model_input: ModelInput, info: BaseModelInfo, *, datum_index: int | None = None
-) -> np.ndarray:
-    """The tokens [N] of a text-only model input.
+def _tokens(datum: Datum, index: int, info: BaseModelInfo) -> np.ndarray:
+    """The tokens [N] of a text-only datum.
 
     Raises:
         DataError: empty, too long, not text, or a token outside the vocabulary.
     """
     pieces: list[np.ndarray] = []
-    for chunk in model_input.chunks:
+    for chunk in datum.model_input.chunks:
         if not isinstance(chunk, EncodedTextChunk):
-            raise DataError(
-                f"model_input: chunk of type {chunk.type!r} cannot be read by {info.name!r}, "
-                "which takes text only",
-                field="model_input",
-                datum_index=datum_index,
-            )
+            problem = f"chunk of type {chunk.type!r} cannot be read by {info.name!r}, a text model"
+            raise _bad_input(index, problem)
         pieces.append(np.asarray(chunk.tokens, dtype=np.int64))
     tokens = np.concatenate(pieces) if pieces else np.zeros(0, dtype=np.int64)
-    problem = None
     if tokens.size == 0:
-        problem = "holds no tokens"
-    elif tokens.size > info.max_context_length:
-        problem = (
+        raise _bad_input(index, "holds no tokens")
+    if tokens.size > info.max_context_length:
+        raise _bad_input(
+            index,
             f"length {tokens.size} exceeds the context of {info.max_context_length} tokens of "
-            f"{info.name!r}"
+            f"{info.name!r}",
         )
-    else:
-        outside = (tokens < 0) | (tokens >= info.vocab_size)
-        if outside.any():
-            position = int(outside.argmax())
-            problem = (
-                f"token {tokens[position]} at position {position} is outside the vocabulary of "
-                f"{info.vocab_size}"
-            )
-    if problem is not None:
-        raise DataError(f"model_input: {problem}", field="model_input", datum_index=datum_index)
+    outside = (tokens < 0) | (tokens >= info.vocab_size)
+    if outside.any():
+        position = int(outside.argmax())
+        raise _bad_input(
+            index,
+            f"token {tokens[position]} at position {position} is outside the vocabulary of "
+            f"{info.vocab_size}",
+        )
     return tokens
+
+
+def _bad_input(index: int, problem: str) -> DataError:
+    return DataError(
+        f"datum {index}: model_input: {problem}", field="model_input", datum_index=index
+    )
 
 
 def _column(values: np.ndarray) -> Tensor:
