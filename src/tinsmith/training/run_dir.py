@@ -106,12 +106,20 @@ class RunStart:
         atomic_write_text(self.run.config, dumps(document, indent=2) + "\n")
 
 
-def choose_start(run: RunDir, config: BaseModel, if_exists: IfExists) -> RunStart:
+def choose_start(
+    run: RunDir, config: BaseModel, if_exists: IfExists, *, data_sha256: str
+) -> RunStart:
     """Decide whether a run starts new, starts over, or goes on.
+
+    Args:
+        run: Directory of the run.
+        config: The resolved configuration.
+        if_exists: What to do with a run that is there.
+        data_sha256: Hash of the data; a run goes on only with the data it began with.
 
     Raises:
         ConfigError: A run is there and `if_exists` does not allow for it, or it has another
-            configuration.
+            configuration or other data.
     """
     if not run.holds_run():
         return RunStart(run, None, is_resumed=False)
@@ -124,21 +132,33 @@ def choose_start(run: RunDir, config: BaseModel, if_exists: IfExists) -> RunStar
         )
     if choice == "delete":
         return RunStart(run, None, is_resumed=False)
-    _check_same_config(run, config)
+    before = _read_config(run)
+    _check_same_config(before["config"], config)
+    if before.get("data", {}).get("sha256") != data_sha256:
+        raise ConfigError(
+            f"run_dir={str(run.path)!r}: the data has changed since this run began",
+            field="data",
+            hint="restore the file, or set if_exists=delete to start over",
+        )
     return RunStart(run, last_resumable(read_records(run.checkpoints)), is_resumed=True)
 
 
-def _check_same_config(run: RunDir, config: BaseModel) -> None:
+def _read_config(run: RunDir) -> dict[str, Any]:
     try:
-        before = json.loads(run.config.read_text(encoding="utf-8"))["config"]
-    except (OSError, ValueError, KeyError) as error:
+        document = json.loads(run.config.read_text(encoding="utf-8"))
+        return {**document, "config": document["config"]}
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(
             f"run_dir={str(run.path)!r}: config.json cannot be read, so nothing can be resumed",
             field="run_dir",
             hint="set if_exists=delete, or choose another directory",
         ) from error
+
+
+def _check_same_config(before: Mapping[str, Any], config: BaseModel) -> None:
+    # The data file is compared by its content: it may be named from another directory now.
     now = config.model_dump(mode="json")
-    for name in sorted({*before, *now} - FREE_ON_RESUME):
+    for name in sorted({*before, *now} - FREE_ON_RESUME - {"data"}):
         if before.get(name) != now.get(name):
             raise ConfigError(
                 f"{name}={now.get(name)!r}: the run to resume has {before.get(name)!r}",

@@ -13,6 +13,7 @@ before it has come back and nothing after it has been sent.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import math
 import threading
@@ -144,7 +145,7 @@ async def train(
     """
     job = await asyncio.to_thread(_prepare, config)
     run_dir = RunDir(config.run_dir or new_run_dir("sft", config.data))
-    start = choose_start(run_dir, config, config.if_exists)
+    start = choose_start(run_dir, config, config.if_exists, data_sha256=job.data_sha256)
     if start.record is not None and start.record.is_final:
         logger.info("%s: the run is complete; nothing to do", run_dir.path)
         return _result(run_dir, job, start.record, start.first_step)
@@ -188,9 +189,11 @@ class _Job:
     schedule: Schedule
     num_steps: int
     renderer_name: str
+    data_sha256: str
 
     def describe(self) -> dict[str, Any]:
         return {
+            "sha256": self.data_sha256,
             "renderer": self.renderer_name,
             "num_steps": self.num_steps,
             "batches_per_epoch": self.plan.batches_per_epoch,
@@ -236,6 +239,7 @@ def _prepare(config: SupervisedConfig) -> _Job:
         schedule=make_schedule(config.lr_schedule, num_steps, config.warmup_steps),
         num_steps=num_steps,
         renderer_name=renderer_name,
+        data_sha256=hashlib.sha256(config.data.read_bytes()).hexdigest(),
     )
 
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from tests.unit.training.conftest import MakeConfig
 from tinsmith.core.errors import ConfigError, DataError
 from tinsmith.core.paths import runs_dir, state_dir
+from tinsmith.training import SupervisedConfig
 from tinsmith.training.adapter_location import local_adapter_dir
 from tinsmith.training.checkpoints import (
     CheckpointRecord,
@@ -21,9 +22,10 @@ from tinsmith.training.checkpoints import (
     last_resumable,
     read_records,
 )
+from tinsmith.training.config import IfExists
 from tinsmith.training.progress import make_progress
 from tinsmith.training.provenance import make_manifest
-from tinsmith.training.run_dir import RunDir, choose_start, new_run_dir
+from tinsmith.training.run_dir import RunDir, RunStart, choose_start, new_run_dir
 
 
 def record(step: int, **extra: object) -> CheckpointRecord:
@@ -82,12 +84,16 @@ def test_a_person_at_the_terminal_is_asked(
 ) -> None:
     run = begun(make_config, tmp_path)
     at_terminal(monkeypatch, answer)
-    assert choose_start(run, make_config(), "ask").is_resumed is expected
+    assert start(run, make_config(), "ask").is_resumed is expected
+
+
+def start(run: RunDir, config: SupervisedConfig, if_exists: IfExists) -> RunStart:
+    return choose_start(run, config, if_exists, data_sha256="d")
 
 
 def begun(make_config: MakeConfig, tmp_path: Path) -> RunDir:
     run = RunDir(tmp_path / "run")
-    choose_start(run, make_config(), "raise").begin(make_config(), {"diff": ""})
+    start(run, make_config(), "raise").begin(make_config(), {"diff": "", "data": {"sha256": "d"}})
     return run
 
 
@@ -108,20 +114,20 @@ def test_any_other_answer_stops(
     run = begun(make_config, tmp_path)
     at_terminal(monkeypatch, "\n")
     with pytest.raises(ConfigError, match="holds a run"):
-        choose_start(run, make_config(), "ask")
+        start(run, make_config(), "ask")
 
 
 def test_without_a_terminal_nobody_is_asked(make_config: MakeConfig, tmp_path: Path) -> None:
     run = begun(make_config, tmp_path)
     with pytest.raises(ConfigError, match="holds a run"):
-        choose_start(run, make_config(), "ask")
+        start(run, make_config(), "ask")
 
 
 def test_deciding_writes_nothing(make_config: MakeConfig, tmp_path: Path) -> None:
     run = begun(make_config, tmp_path)
     run.metrics.write_text('{"step": 1}\n')
-    choose_start(run, make_config(), "delete")
-    choose_start(run, make_config(), "resume")
+    start(run, make_config(), "delete")
+    start(run, make_config(), "resume")
     assert run.metrics.read_text() == '{"step": 1}\n'
 
 
@@ -132,7 +138,7 @@ def test_a_directory_without_config_cannot_be_resumed(
     run.path.mkdir()
     run.metrics.write_text("")
     with pytest.raises(ConfigError, match=r"config\.json cannot be read"):
-        choose_start(run, make_config(), "resume")
+        start(run, make_config(), "resume")
 
 
 def test_settings_that_no_metric_depends_on_may_change_on_resume(
@@ -140,7 +146,17 @@ def test_settings_that_no_metric_depends_on_may_change_on_resume(
 ) -> None:
     run = begun(make_config, tmp_path)
     config = make_config(save_every=7, base_url="http://elsewhere", progress=False)
-    assert choose_start(run, config, "resume").is_resumed
+    assert start(run, config, "resume").is_resumed
+
+
+def test_a_run_goes_on_only_with_the_data_it_began_with(
+    make_config: MakeConfig, tmp_path: Path
+) -> None:
+    run = begun(make_config, tmp_path)
+    with pytest.raises(ConfigError, match="the data has changed since this run began"):
+        choose_start(run, make_config(), "resume", data_sha256="other")
+    elsewhere = make_config(data=tmp_path / "a" / "copy.jsonl")
+    assert start(run, elsewhere, "resume").is_resumed
 
 
 def test_new_run_directories_say_what_and_never_collide(monkeypatch: pytest.MonkeyPatch) -> None:
