@@ -84,20 +84,25 @@ class EngineLoop:
                 self._call_s += time.perf_counter() - started
             elif self._stopping:
                 return
-            elif self._engine.sampler.has_work:
+            elif self._has_samples:
                 started = time.perf_counter()
                 self._step_sampler()
                 self._sample_s += time.perf_counter() - started
 
+    @property
+    def _has_samples(self) -> bool:
+        # The sampler is made on first use, so an engine that only trains never pays for one.
+        return bool(self._sampling) and self._engine.sampler.has_work
+
     def _is_turn_of_calls(self) -> bool:
-        if self._stopping or not self._engine.sampler.has_work:
+        if self._stopping or not self._has_samples:
             self._call_s = self._sample_s = 0.0
             return True
         return self._call_s <= self._sample_s
 
     def _take_messages(self) -> None:
         """Moves the inbox into the queues; waits only when there is nothing else to do."""
-        is_idle = not (self._calls or self._stopping or self._engine.sampler.has_work)
+        is_idle = not (self._calls or self._stopping or self._has_samples)
         if is_idle:
             self._call_s = self._sample_s = 0.0
             self._accept(self._inbox.get())
@@ -265,8 +270,11 @@ def main(argv: list[str] | None = None) -> int:
         connection.send_bytes(encode(message))
 
     try:
+        from transformers.utils import logging as transformers_logging
+
         from tinsmith.engine.engine import Engine
 
+        transformers_logging.disable_progress_bar()  # this process writes to a log
         engine = Engine(settings.base_model, device=settings.device)
     except Exception as exc:  # noqa: BLE001 - process boundary: the API process reports it
         send(StartFailed(_as_error(exc, f"loading base_model={settings.base_model!r}")))
