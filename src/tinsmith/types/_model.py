@@ -1,8 +1,8 @@
 """Bases of the pydantic types, and their complaints in the house's words.
 
 `RequestModel` refuses unknown fields, `ResponseModel` ignores them; both are frozen. Building a
-request with a bad value raises `ConfigError` (`rank=0: must be 1..256; try 32`); `parse_request`
-does the same for a decoded body.
+request with a bad value raises `ConfigError` (`rank=0: must be 1..256; try rank=32`), or `DataError`
+where data is wrong; `parse_request` does the same for a decoded body.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError
 
-from tinsmith.core.errors import ConfigError, UserError
+from tinsmith.core.errors import ConfigError, DataError, UserError
 
 __all__ = ["RequestModel", "ResponseModel", "allowed", "parse_request", "user_error"]
 
@@ -122,9 +122,10 @@ def _moved(inner: UserError, field: str) -> UserError:
     message = inner.message
     if inner.field and message.startswith(inner.field):
         message = field + message.removeprefix(inner.field)
-    elif field not in message:
+    elif not message.startswith(field):
         message = f"{field}: {message}"
-    return ConfigError(message, field=field, hint=inner.hint)
+    kind = DataError if isinstance(inner, DataError) else ConfigError
+    return kind(message, field=field, hint=inner.hint)
 
 
 def _nearest_field(field: str, model: type[BaseModel] | None) -> str | None:

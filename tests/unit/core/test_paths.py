@@ -69,9 +69,14 @@ def test_an_atomic_write_replaces_and_leaves_nothing_beside(tmp_path: Path) -> N
 
 def test_a_directory_appears_only_when_its_body_succeeds(tmp_path: Path) -> None:
     target = tmp_path / "checkpoint"
-    with pytest.raises(RuntimeError, match="boom"), paths.atomic_directory(target) as partial:
-        (partial / "half").write_text("x")
-        raise RuntimeError("boom")
+
+    def fail_half_way() -> None:
+        with paths.atomic_directory(target) as partial:
+            (partial / "half").write_text("x")
+            raise RuntimeError("boom")
+
+    with pytest.raises(RuntimeError, match="boom"):
+        fail_half_way()
     assert os.listdir(tmp_path) == []
     with paths.atomic_directory(target) as partial:
         (partial / "sub").mkdir()

@@ -127,12 +127,10 @@ def sampled_sequences(draw: st.DrawFn) -> SampledSequence:
 RESPONSES = st.builds(
     SampleResponse,
     sequences=st.lists(sampled_sequences(), max_size=3),
-    prompt_logprobs_np=st.none()
-    | hnp.arrays(np.float32, st.integers(1, 5), elements=FLOATS),
+    prompt_logprobs_np=st.none() | hnp.arrays(np.float32, st.integers(1, 5), elements=FLOATS),
     topk_prompt_logprobs_np=st.none() | topk_tables(),
     target_prompt_logprobs=st.none() | tensors(),
-    prompt_alt_tokens=st.none()
-    | st.builds(PromptAltTokens, tokens=tensors(), logprobs=tensors()),
+    prompt_alt_tokens=st.none() | st.builds(PromptAltTokens, tokens=tensors(), logprobs=tensors()),
     prompt_cache_hit_tokens=st.integers(0, 2**31 - 1),
 )
 
