@@ -137,13 +137,21 @@ def _fate(conversation: Conversation, form: ExampleFormat) -> tuple[str, int]:
         raise _at(
             conversation,
             f"the conversation has {length} tokens, more than max_length={form.max_length}",
-            f"raise max_length to {length}, or set on_too_long to truncate or skip",
+            _cure(form, length),
         )
     if built.num_truncated_tokens and form.on_too_long == "skip":
         return "too_long", 0
     if built.num_loss_tokens == 0:
         return "without_loss", 0
     return ("truncated" if built.num_truncated_tokens else "used"), built.num_truncated_tokens
+
+
+def _cure(form: ExampleFormat, length: int) -> str:
+    others = "set on_too_long to truncate or skip"
+    limit = getattr(form.renderer.tokenizer, "model_max_length", None)
+    if limit is not None and length > limit:
+        return f"{others} (the model takes at most {limit})"
+    return f"raise max_length to {length}, or {others}"
 
 
 _TOKENS_AROUND_A_MESSAGE = 16

@@ -23,7 +23,9 @@ class Tokenizer(Protocol):
     @property
     def bos_token_id(self) -> int | None: ...
 
-    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]: ...
+    def encode(
+        self, text: str, *, add_special_tokens: bool = True, verbose: bool = True
+    ) -> list[int]: ...
 
     def decode(
         self,
@@ -135,7 +137,8 @@ class TextEncoder:
             return []
         if any(spelling in text for spelling in self._spellings):
             return self._encode_literally(text)
-        return self._tokenizer.encode(text, add_special_tokens=False)
+        # Not verbose: whether a text is too long is for others to say, with its file and line.
+        return self._tokenizer.encode(text, add_special_tokens=False, verbose=False)
 
     def encode_split(self, header: str, body: str) -> tuple[list[int], list[int]]:
         """Tokens of `header + body`, split after the last token that holds a piece of `header`."""

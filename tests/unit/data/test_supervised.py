@@ -35,6 +35,16 @@ def test_a_long_conversation_is_named_with_its_length_and_the_cure(
     assert len(SupervisedDataset.from_conversations(conversations, form(chatml, length))) == 2
 
 
+def test_the_cure_does_not_ask_for_more_than_the_model_takes(
+    write_lines: WriteLines, chatml: ChatMLRenderer
+) -> None:
+    conversations = read_conversations(write_lines([chat("long", "word " * 3000)]))
+    with pytest.raises(DataError) as caught:
+        SupervisedDataset.from_conversations(conversations, form(chatml))
+    hint = "set on_too_long to truncate or skip (the model takes at most 2048)"
+    assert caught.value.hint == hint
+
+
 def test_a_long_conversation_can_be_cut_and_the_loss_is_counted(
     write_lines: WriteLines, chatml: ChatMLRenderer, caplog: pytest.LogCaptureFixture
 ) -> None:
