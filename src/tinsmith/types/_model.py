@@ -1,8 +1,8 @@
 """Bases of the pydantic types, and their complaints in the house's words.
 
 `RequestModel` refuses unknown fields, `ResponseModel` ignores them; both are frozen. Building a
-request with a bad value raises `ConfigError` (`rank=0: must be 1..256; try rank=32`), or `DataError`
-where data is wrong; `parse_request` does the same for a decoded body.
+request with a bad value raises `ConfigError` (`rank=0: must be 1..256; try rank=32`), or
+`DataError` where data is wrong; `parse_request` does the same for a decoded body.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import GetCoreSchemaHandler
+from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import core_schema
 
 from tinsmith.core.errors import DataError, UserError
@@ -204,11 +204,27 @@ class TensorData:
         """Describe the JSON form to pydantic: `{"data", "dtype", "shape", "sparse_..."}`."""
         return core_schema.no_info_plain_validator_function(
             _from_json,
-            json_schema_input_schema=core_schema.dict_schema(core_schema.str_schema()),
             serialization=core_schema.plain_serializer_function_ser_schema(
                 _to_json, when_used="json"
             ),
         )
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, object]:
+        integers = {"type": "array", "items": {"type": "integer"}}
+        return {
+            "type": "object",
+            "properties": {
+                "data": {"type": "array"},
+                "dtype": {"enum": list(_NUMPY_DTYPES)},
+                "shape": integers,
+                "sparse_crow_indices": integers,
+                "sparse_col_indices": integers,
+            },
+            "required": ["data", "dtype"],
+        }
 
 
 def _to_json(tensor: TensorData) -> dict[str, object]:
