@@ -125,7 +125,7 @@ def load_base_model(
     dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
     source = _resolve_source(name_or_path)
     try:
-        model = AutoModelForCausalLM.from_pretrained(
+        model: Any = AutoModelForCausalLM.from_pretrained(
             source, dtype=dtype, attn_implementation="sdpa"
         )
     except (OSError, ValueError) as error:

@@ -149,9 +149,9 @@ class _LoraFunction(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:  # same reason as above
+    def backward(ctx: Any, *grad_outputs: Any) -> tuple[Any, ...]:  # same reason as above
         x, *projected = ctx.saved_tensors
-        grad = grad.contiguous()
+        grad = grad_outputs[0].contiguous()
         grad_x = grad @ ctx.weight if ctx.needs_input_grad[0] else None
         grads = low_rank_backward(grad, x, projected, ctx.spans, grad_x)
         return (grad_x, None, None, None, *grads)
@@ -186,9 +186,10 @@ def low_rank_backward(
     grads: list[Tensor] = []
     for (start, stop, (a, b, scale)), z in zip(spans, projected, strict=True):
         g = grad[start:stop]
-        gz = (g @ b.to(g.dtype)).mul_(scale)
-        grads.append((gz.t() @ x[start:stop]).to(a.dtype))
-        grads.append((g.t() @ z).mul_(scale).to(b.dtype))
+        gz = g @ b.to(g.dtype)
+        # The scale goes where it is free (addmm's alpha) or small (weights, not activations).
+        grads.append((gz.t() @ x[start:stop]).to(a.dtype).mul_(scale))
+        grads.append((g.t() @ z).to(b.dtype).mul_(scale))
         if grad_x is not None:
-            grad_x[start:stop].addmm_(gz, a.to(g.dtype))
+            grad_x[start:stop].addmm_(gz, a.to(g.dtype), alpha=scale)
     return grads

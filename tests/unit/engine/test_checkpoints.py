@@ -226,7 +226,7 @@ def test_a_directory_that_peft_wrote_loads_with_its_own_rank_and_alpha(
         for name, parameter in peft_model.named_parameters():
             if "lora_B" in name:
                 parameter.normal_(0, 0.3)
-    peft_model.save_pretrained(tmp_path / "peft")
+    peft_model.save_pretrained(str(tmp_path / "peft"))
     snapshot = engine.snapshots[engine.load_snapshot(tmp_path / "peft")]
     assert snapshot.lora_config == LoraConfig(rank=5, train_unembed=False)
     ours = snapshot_logits(engine, snapshot.id)
