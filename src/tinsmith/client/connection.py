@@ -159,6 +159,11 @@ class Connection:
                 await transport.close()
 
     def _check_open(self) -> None:
+        if self._pid != os.getpid():
+            raise ClientClosedError(
+                "this ServiceClient belongs to the process that this one was forked from",
+                hint="create a new one in each process",
+            )
         if self._is_closed:
             raise ClientClosedError("ServiceClient is closed", hint="create a new one")
 

@@ -137,6 +137,7 @@ def _running(files: _Files) -> EmbeddedService | None:
                 headers={"X-API-Key": service.api_key},
                 timeout=ANSWER_TIMEOUT_S,
                 trust_env=False,
+                verify=False,
             )
         except httpx.TimeoutException as error:
             if _read_ready(files) != service or not _is_alive(service.pid):

@@ -46,7 +46,11 @@ class LoopThread:
         return future
 
     def _begin(self, make: Callable[[], Coroutine[Any, Any, T]], future: Future[T]) -> None:
-        task = self.loop.create_task(make())
+        try:
+            task = self.loop.create_task(make())
+        except Exception as error:  # noqa: BLE001 - handed to whoever waits for the future
+            future.set_exception(error)
+            return
         self._tasks.add(task)  # the loop itself keeps only weak references
 
         def deliver(done: asyncio.Task[T]) -> None:

@@ -20,12 +20,14 @@ import tinsmith
 from tinsmith.client.errors import (
     APIConnectionError,
     APIResponseValidationError,
+    APIStatusError,
     APITimeoutError,
     ClientClosedError,
     status_error,
 )
 from tinsmith.client.retries import RetryPolicy, is_retryable, retry_after_s
 from tinsmith.core import jsonio
+from tinsmith.core.errors import UserError
 from tinsmith.core.ids import new_id
 
 logger = logging.getLogger(__name__)
@@ -68,7 +70,7 @@ class Request:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Reply:
-    """An answer with a status below 400, or one that the caller asked to see."""
+    """An answer with a status below 300, or one that the caller expects."""
 
     status: int
     content: bytes
@@ -176,12 +178,12 @@ class Transport:
                 may_retry, is_counted = self._may_reconnect(error), True
                 failure: Exception = error
             else:
-                if response.status_code < 400 or response.status_code in request.expects:
+                if response.status_code < 300 or response.status_code in request.expects:
                     return _reply(response)
                 retry_after = retry_after_s(response.headers)
                 may_retry = is_retryable(response.status_code, response.headers)
                 is_counted = not (policy.is_backpressure_free and response.status_code == 429)
-                failure = status_error(response.status_code, response.content, request=str(request))
+                failure = _failure(request, response)
             num_failures += 1
             num_counted += is_counted
             delay_s = policy.delay_s(
@@ -244,6 +246,7 @@ class Transport:
     def _pool(self, lane: Lane) -> httpx.AsyncClient:
         pool = self._pools.get(lane)
         if pool is None:
+            _quieten_httpx()
             size = _MAX_CONNECTIONS[lane]
             pool = self._pools[lane] = httpx.AsyncClient(
                 limits=httpx.Limits(max_connections=size, max_keepalive_connections=size),
@@ -252,6 +255,13 @@ class Transport:
                 trust_env=not is_loopback(self.base_url),  # a proxy cannot reach this machine
             )
         return pool
+
+
+def _quieten_httpx() -> None:
+    """Four lines of log a training step help nobody; a level that somebody has set stays."""
+    httpx_logger = logging.getLogger("httpx")
+    if httpx_logger.level == logging.NOTSET:
+        httpx_logger.setLevel(logging.WARNING)
 
 
 def is_loopback(base_url: str) -> bool:
@@ -263,6 +273,13 @@ def is_loopback(base_url: str) -> bool:
         return host == "localhost"
 
 
+def _failure(request: Request, response: httpx.Response) -> APIStatusError:
+    error = status_error(response.status_code, response.content, request=str(request))
+    if response.is_redirect:  # not followed: a body may not be sent twice, a key not elsewhere
+        error.hint = f"use {response.headers.get('location')} as base_url, if you trust it"
+    return error
+
+
 def _reply(response: httpx.Response) -> Reply:
     return Reply(
         response.status_code, response.content, response.headers.get("content-type", "").lower()
@@ -270,6 +287,8 @@ def _reply(response: httpx.Response) -> Reply:
 
 
 def _refuse_url(base_url: str, error: Exception) -> NoReturn:
-    raise ValueError(
-        f"base_url={base_url!r}: not an address ({error}); try http://127.0.0.1:8000"
+    raise UserError(
+        f"base_url={base_url!r}: not an address ({error})",
+        field="base_url",
+        hint="try http://127.0.0.1:8000",
     ) from error

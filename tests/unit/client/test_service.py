@@ -255,6 +255,36 @@ def test_the_end_of_the_process_does_not_wait_for_a_service_that_is_gone() -> No
         assert start_s
 
 
+FORK = """
+import os, sys
+from tinsmith.client import ServiceClient
+service = ServiceClient(base_url=sys.argv[1])
+client = service.create_lora_training_client("tinsmith/tiny").result(20)
+if os.fork() == 0:
+    try:
+        client.save_state("x").result(20)
+    except RuntimeError as error:
+        print(error, flush=True)
+    with ServiceClient(base_url=sys.argv[1]) as own:
+        print(own.create_lora_training_client("tinsmith/tiny").result(20).model_id, flush=True)
+    os._exit(0)
+os.wait()
+service.close().result(20)
+"""
+
+
+def test_a_forked_child_needs_a_client_of_its_own(server: RecordingServer) -> None:
+    command = [sys.executable, "-c", FORK, server.url]
+    environment = {"PYTHONPATH": ":".join(sys.path)}
+    done = subprocess.run(
+        command, env=environment, timeout=60, check=True, capture_output=True, text=True
+    )
+    told, model_id = done.stdout.splitlines()
+    assert "forked" in told
+    assert "create a new one in each process" in told
+    assert model_id == "S:train:0"
+
+
 def test_a_wrong_key_is_reported_and_the_next_call_tries_again(server: RecordingServer) -> None:
     service = ServiceClient(base_url=server.url, api_key="wrong")
     server.script("client/config", Reply(401, {"message": "unknown API key", "hint": "set it"}))

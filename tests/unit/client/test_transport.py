@@ -1,4 +1,5 @@
 import asyncio
+import logging
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future
@@ -9,6 +10,7 @@ from tests.unit.client.recording_server import DROP, TRY_AGAIN, RecordingServer,
 from tinsmith.client.errors import (
     APIConnectionError,
     APIResponseValidationError,
+    APIStatusError,
     APITimeoutError,
     BadRequestError,
     ClientClosedError,
@@ -22,6 +24,7 @@ from tinsmith.client.polling import ResultKind, await_result
 from tinsmith.client.retries import RetryPolicy
 from tinsmith.client.transport import Reply as Answer
 from tinsmith.client.transport import Request, Transport, is_loopback
+from tinsmith.core.errors import UserError
 
 FAST = RetryPolicy(max_retries=3, delay_base_s=0.01, delay_max_s=0.02)
 POST = Request("save_weights", b'{"path":"x","model_id":"M"}')
@@ -130,6 +133,35 @@ def test_refusals_are_raised_at_once(server: RecordingServer, caller: Caller, st
     assert caught.value.status_code == status  # type: ignore[attr-defined]
     assert caught.value.field == "path"  # type: ignore[attr-defined]
     assert len(server.requests) == 1
+
+
+def test_a_redirect_is_not_followed_and_says_where_to(
+    server: RecordingServer, caller: Caller
+) -> None:
+    server.script("save_weights", Reply(307, headers={"Location": "http://other.example"}))
+    with pytest.raises(APIStatusError, match=r"use http://other.example as base_url"):
+        caller.send(POST)
+    assert len(server.requests) == 1
+
+
+def test_an_address_that_is_none_is_refused_by_name() -> None:
+    caller = Caller(Transport("http://x:port", "", timeout_s=1.0, policy=FAST))
+    with pytest.raises(UserError, match=r"base_url='http://x:port': not an address"):
+        caller.send(POST)
+
+
+def test_the_http_librarys_log_is_quiet_unless_somebody_wants_it(
+    server: RecordingServer, caller: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    httpx_logger = logging.getLogger("httpx")
+    monkeypatch.setattr(httpx_logger, "level", logging.NOTSET)
+    caller.send(POST)
+    assert httpx_logger.level == logging.WARNING
+    httpx_logger.setLevel(logging.INFO)
+    again = Caller(Transport(server.url, "", timeout_s=1.0, policy=FAST))
+    again.send(POST)
+    again.close()
+    assert httpx_logger.level == logging.INFO
 
 
 def test_a_service_that_is_not_there_is_a_connection_error_with_the_address() -> None:
