@@ -137,7 +137,7 @@ def _running(files: _Files) -> EmbeddedService | None:
                 headers={"X-API-Key": service.api_key},
                 timeout=ANSWER_TIMEOUT_S,
                 trust_env=False,
-                verify=False,
+                verify=False,  # plain HTTP on this machine: no certificates to load
             )
         except httpx.TimeoutException as error:
             if _read_ready(files) != service or not _is_alive(service.pid):
