@@ -151,7 +151,7 @@ class WireClient:
         self.json_result(promise["request_id"])
         return WireModel(self, f"{self.session_id}:train:{number}")
 
-    def create_sampler(self, number: int, **target: str) -> str:
+    def create_sampler(self, number: int, **target: Any) -> str:
         """A sampling session's id."""
         answer = self.post(
             "create_sampling_session",

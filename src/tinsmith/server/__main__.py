@@ -23,10 +23,10 @@ def main(argv: list[str] | None = None) -> int:
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
     try:
-        from tinsmith.server.serving import serve
+        config = ServerConfig(models=tuple(options.pop("model") or ()), **options)
+        from tinsmith.server.serving import serve  # the web framework, once the options are good
 
-        options["models"] = tuple(options.pop("model") or ())
-        return serve(ServerConfig(**options))
+        return serve(config)
     except ValidationError as exc:
         error = user_error(exc, ServerConfig)
     except UserError as exc:

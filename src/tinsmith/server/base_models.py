@@ -7,7 +7,7 @@ from `config.json`, so that requests can be checked before the engine has loaded
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,16 +29,22 @@ class BaseModelFacts:
 class BaseModelCatalog:
     """Names the service may load: those given, or any that is on this machine."""
 
-    def __init__(self, names: tuple[str, ...]) -> None:
+    def __init__(self, names: tuple[str, ...], *, is_local: bool = True) -> None:
         """Resolves the given names.
+
+        Args:
+            names: base models to serve; none means any that is on this machine.
+            is_local: clients are on this machine, so the bundled model's tokenizer can be named by
+                its directory, which any tokenizer library can load.
 
         Raises:
             ConfigError: a given name is not on this machine.
         """
         self._facts: dict[str, BaseModelFacts] = {}
         self._is_open = not names
+        self._is_local = is_local
         for name in names or (BUNDLED_MODEL,):
-            facts = _read_facts(name)
+            facts = self._read(name)
             if facts is not None:
                 self._facts[facts.name] = facts
             elif names:
@@ -61,13 +67,19 @@ class BaseModelCatalog:
         """
         known = self._facts.get(name) or self._facts.get(_canonical(name))
         if known is None and self._is_open:
-            known = _read_facts(name)
+            known = self._read(name)
             if known is not None:
                 self._facts[known.name] = known
         if known is None:
             offered = [*self._facts, *(_cached_names() if self._is_open else ())]
             raise unknown_name("base_model", name, offered, field="base_model")
         return known
+
+    def _read(self, name: str) -> BaseModelFacts | None:
+        facts = _read_facts(name)
+        if facts is not None and facts.name == BUNDLED_MODEL and not self._is_local:
+            return replace(facts, tokenizer_id=BUNDLED_MODEL)
+        return facts
 
 
 def _canonical(name: str) -> str:

@@ -73,9 +73,14 @@ class ServerConfig(BaseModel):
     """Torch device of the engines; absent picks the best one."""
     limits: ServerLimits = ServerLimits()
 
+    @property
+    def is_local(self) -> bool:
+        """Whether only this machine can reach the service."""
+        return _is_loopback(self.host)
+
     @model_validator(mode="after")
     def _require_key_beyond_this_machine(self) -> ServerConfig:
-        if self.api_key is None and self.ready_file is None and not _is_loopback(self.host):
+        if self.api_key is None and self.ready_file is None and not self.is_local:
             raise ConfigError(
                 f"host={self.host!r}: reachable from other machines, which needs an API key",
                 field="host",

@@ -46,6 +46,11 @@ class EngineUnit:
         return self.client.info
 
     @property
+    def arch(self) -> str:
+        """Architecture family of the base model."""
+        return self.info.arch if self.info else self.facts.arch
+
+    @property
     def vocab_size(self) -> int | None:
         """Token ids a request may use are below this."""
         return self.info.vocab_size if self.info else self.facts.vocab_size

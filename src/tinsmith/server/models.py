@@ -249,16 +249,13 @@ class ModelRegistry:
     def get_info(self, model_id: str) -> dict[str, object]:
         """What the protocol tells about a model."""
         model = self._living(model_id)
-        unit = model.unit
-        arch = unit.info.arch if unit.info else unit.facts.arch
-        tokenizer_id = unit.info.tokenizer_id if unit.info else unit.facts.tokenizer_id
         return {
             "type": "get_info",
             "model_id": model_id,
             "model_data": {
-                "arch": arch,
+                "arch": model.unit.arch,
                 "model_name": model.base_model,
-                "tokenizer_id": tokenizer_id,
+                "tokenizer_id": model.unit.facts.tokenizer_id,
             },
             "is_lora": True,
             "lora_rank": model.lora_config.rank,

@@ -26,7 +26,7 @@ class Service:
         self.futures = FutureStore(
             keep_s=config.limits.result_keep_s, max_bytes=config.limits.max_result_bytes
         )
-        self.catalog = BaseModelCatalog(config.models)
+        self.catalog = BaseModelCatalog(config.models, is_local=config.is_local)
         self.checkpoints = CheckpointStore(config.state_dir / "checkpoints")
         self.engines = EnginePool(config, self.futures)
         self.sessions = SessionRegistry(

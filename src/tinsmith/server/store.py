@@ -91,9 +91,11 @@ class MemoryStore:
 
         Raises:
             MissingError: never created here.
+            GoneError: its session is over.
         """
         record = self.models.get(model_id)
         if record is None:
+            self._check_session_of(model_id)
             raise MissingError(
                 f"model_id={model_id!r}: unknown",
                 field="model_id",
@@ -106,15 +108,23 @@ class MemoryStore:
 
         Raises:
             MissingError: never opened here, or not complete yet.
+            GoneError: its session is over.
         """
         record = self.samplers.get(sampler_id)
         if record is None:
+            self._check_session_of(sampler_id)
             raise MissingError(
                 f"sampling_session_id={sampler_id!r}: unknown",
                 field="sampling_session_id",
                 hint="open a sampling session, or wait for the save that opens it",
             )
         return record
+
+    def _check_session_of(self, derived_id: str) -> None:
+        """Raises when the session that an id was derived from is over."""
+        session_id = derived_id.partition(":")[0]
+        if session_id in self.sessions:
+            self.session(session_id)
 
     def reserve(self, session_id: str, field_name: str, number: int, *, digest: str) -> str | None:
         """Takes a per-session sequence number for a request of this content.

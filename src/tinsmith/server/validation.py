@@ -67,10 +67,12 @@ def _check_datum_tokens(
     try:
         length = _check_tokens(datum.model_input, "model_input", vocab_size)
     except RequestError as exc:
-        raise DataError(exc.message, field=exc.field, hint=exc.hint, datum_index=index) from exc
+        message = f"datum {index}: {exc.message}"
+        raise DataError(message, field=exc.field, hint=exc.hint, datum_index=index) from exc
     if max_context_length is not None and length > max_context_length:
         raise DataError(
-            f"model_input: {length} tokens, the base model takes at most {max_context_length}",
+            f"datum {index}: model_input: {length} tokens, the base model takes at most "
+            f"{max_context_length}",
             field="model_input",
             hint="shorten or split the sequence",
             datum_index=index,
@@ -85,7 +87,8 @@ def _arrays(datum: Datum, index: int) -> Mapping[str, np.ndarray]:
             arrays[key] = tensor.to_numpy()
         except ValueError as exc:
             field = f"loss_fn_inputs.{key}"
-            raise DataError(f"{field}: {exc}", field=field, datum_index=index) from exc
+            message = f"datum {index}: {field}: {exc}"
+            raise DataError(message, field=field, datum_index=index) from exc
     return arrays
 
 
