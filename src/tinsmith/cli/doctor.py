@@ -51,11 +51,17 @@ def doctor(quick: bool, base_url: str | None, as_json: bool) -> int:
 
 
 def examine(*, base_url: str | None, quick: bool) -> list[Check]:
-    """Look at everything; the service last, since it needs the rest."""
-    checks = [_python(), _engine_packages(), _torch(), _bundled_model(), _state_folder(), _disk()]
-    needs_embedded = (base_url or environment.base_url()) is None
-    if not quick and (not needs_embedded or all(check.works for check in checks[:5])):
-        checks.append(_service(base_url))
+    """Look at everything; the service last, since it needs the rest.
+
+    Where a service is named, this machine needs no engine, and none is looked for.
+    """
+    named = base_url or environment.base_url()
+    checks = [_python(), _bundled_model(), _state_folder(), _disk()]
+    if named is None:
+        checks += [_engine_packages(), _torch()]
+    can_start = all(check.works for check in checks)
+    if not quick and (named or can_start):
+        checks.append(_service(named))
     return checks
 
 
@@ -138,13 +144,12 @@ def _disk() -> Check:
     )
 
 
-def _service(base_url: str | None) -> Check:
+def _service(named: str | None) -> Check:
     from tinsmith.client import ServiceClient
 
-    named = base_url or environment.base_url()
     name = f"service at {named}" if named else "embedded service"
     try:
-        with ServiceClient(base_url=base_url) as service:
+        with ServiceClient(base_url=named) as service:
             capabilities = service.get_server_capabilities().result()
     except TinsmithError as error:
         return Check(name, works=False, detail=error.message, cure=error.hint)

@@ -51,3 +51,12 @@ def test_a_service_that_does_not_answer_is_named(capsys: pytest.CaptureFixture[s
     service = checks["service at not-an-address"]
     assert not service.works
     assert "must start with http" in service.detail
+
+
+def test_a_machine_that_uses_another_service_needs_no_engine(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TINSMITH_BASE_URL", "http://the-box:8000")
+    names = [check.name for check in examine(base_url=None, quick=True)]
+    assert "engine packages" not in names
+    assert "device" not in names
