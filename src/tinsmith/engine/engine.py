@@ -38,7 +38,7 @@ class Engine:
         base_model: `tinsmith/tiny`, a local directory, or a Hub name.
         device: default CUDA where available, else the CPU.
         dtype: default bfloat16 on CUDA, float32 elsewhere.
-        limits: bounds on batch shapes.
+        limits: bounds on batch shapes; default by device.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class Engine:
         limits: EngineLimits | None = None,
     ) -> None:
         self.base = load_base_model(base_model, device, dtype)
-        self.limits = limits or EngineLimits()
+        self.limits = limits or EngineLimits.for_device(self.base.device.type)
         self._adapters: dict[str, Adapter] = {}
         self._snapshots: dict[str, AdapterSnapshot] = {}
         self._sampler: Sampler | None = None

@@ -79,13 +79,16 @@ class BaseModelInfo:
 
 @dataclass(frozen=True)
 class EngineLimits:
-    """Bounds on batch shapes; they trade memory for speed and never change a result's meaning."""
+    """Bounds on batch shapes; they trade memory for speed and never change a result's meaning.
 
-    max_microbatch_tokens: int = 4096
+    The defaults are for a CPU; `for_device` gives an accelerator's.
+    """
+
+    max_microbatch_tokens: int = 2048
     """Tokens, padding included, of one forward/backward micro-batch. One longer datum still runs,
-    alone."""
+    alone. On a CPU, 1k to 4k are equally fast and 8k is slower (caches)."""
 
-    max_head_elements: int = 2**22
+    max_head_elements: int = 2**24
     """Logits (rows times vocabulary) held at a time."""
 
     max_decode_rows: int = 64
@@ -93,3 +96,15 @@ class EngineLimits:
 
     max_prefill_tokens: int = 4096
     """Prompt tokens, padding included, of one prefill."""
+
+    @classmethod
+    def for_device(cls, device_type: str) -> EngineLimits:
+        """Sensible limits for "cpu" or an accelerator, which wants larger batches."""
+        if device_type == "cpu":
+            return cls()
+        return cls(
+            max_microbatch_tokens=16384,
+            max_head_elements=2**28,
+            max_decode_rows=256,
+            max_prefill_tokens=16384,
+        )
