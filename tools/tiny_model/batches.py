@@ -1,6 +1,6 @@
 """Token batches: conversations packed into rows, masked so that none sees another.
 
-Main names: ``Batch``, ``Stream``, ``batches``.
+Main names: ``Batch``, ``Stream``, ``packed_rows``, ``pack``.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from tokenizers import Tokenizer
 
 PROMPT_WEIGHT = 0.1
 """Loss weight of tokens that the assistant did not write; its own weigh 1."""
+Rows = list[list[list[int]]]
+"""Documents, as tokens, by row."""
 LONG_EVERY = 5
 """Every so many batches, rows of twice the length with conversations of many turns."""
 
@@ -58,7 +60,8 @@ def assistant_weights(tokens: list[int], tokenizer: Tokenizer) -> list[float]:
     return weights
 
 
-def _pack(rows: list[list[list[int]]], length: int, tokenizer: Tokenizer) -> Batch:
+def pack(rows: Rows, length: int, tokenizer: Tokenizer) -> Batch:
+    """Lay rows of documents out as tensors."""
     tokens_BT = torch.full((len(rows), length), END_OF_TEXT_ID)
     targets_BT = torch.full((len(rows), length), END_OF_TEXT_ID)
     weights_BT = torch.zeros(len(rows), length)
@@ -92,9 +95,9 @@ def _documents(
         yield from (encoding.ids for encoding in tokenizer.encode_batch(texts))
 
 
-def _fill(documents: Iterator[list[int]], num_rows: int, length: int) -> list[list[list[int]]]:
+def _fill(documents: Iterator[list[int]], num_rows: int, length: int) -> Rows:
     """Put documents into the first row with room, until four in a row find none."""
-    rows: list[list[list[int]]] = [[] for _ in range(num_rows)]
+    rows: Rows = [[] for _ in range(num_rows)]
     room = [length] * num_rows
     misses = 0
     while misses < 4:
@@ -128,8 +131,10 @@ def _with_copies(
         yield copy_document(rng, tokenizer) if rng.random() < share else next(documents)
 
 
-def batches(tokenizer: Tokenizer, stream: Stream, num_tokens: int, length: int) -> Iterator[Batch]:
-    """Yield batches of about ``num_tokens`` tokens in rows of ``length``, for ever."""
+def packed_rows(
+    tokenizer: Tokenizer, stream: Stream, num_tokens: int, length: int
+) -> Iterator[tuple[Rows, int]]:
+    """Yield batches of about ``num_tokens`` tokens as rows and their length, for ever."""
     pieces = _paragraphs(stream.extra_text)
     short = _documents(random.Random(stream.seed), tokenizer, (0,), pieces)
     long = _documents(random.Random(stream.seed + 1), tokenizer, (3, 5, 8, 12), [])
@@ -139,7 +144,6 @@ def batches(tokenizer: Tokenizer, stream: Stream, num_tokens: int, length: int) 
     while True:
         step += 1
         if step % LONG_EVERY == 0:
-            rows = _fill(long, num_tokens // (2 * length), 2 * length)
-            yield _pack(rows, 2 * length, tokenizer)
+            yield _fill(long, num_tokens // (2 * length), 2 * length), 2 * length
         else:
-            yield _pack(_fill(short, num_tokens // length, length), length, tokenizer)
+            yield _fill(short, num_tokens // length, length), length

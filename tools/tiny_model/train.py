@@ -1,8 +1,8 @@
 """Train the model from scratch: Muon for the matrices inside, AdamW for embeddings and norms.
 
 The number of steps is fixed beforehand, so the result depends on seeds, versions, machine and
-thread count, never on how long it took. The schedule is ours: linear warm-up, flat, linear decay
-to zero. Main names: ``TrainConfig``, ``train``, ``save_model``.
+thread count, never on how long it took. The schedule is ours: a linear rise, a flat part and two
+falling lines, the last one down to zero. Main names: ``TrainConfig``, ``train``, ``save_model``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from itertools import islice
 from pathlib import Path
 
 import torch
-from batches import Batch, Stream, batches
+from batches import Batch, Rows, Stream, pack, packed_rows
 from safetensors.torch import save_file
 from tokenizer import END_OF_TEXT_ID, IM_END_ID
 from tokenizers import Tokenizer
@@ -56,15 +56,17 @@ CONFIG_KEYS = (
 class TrainConfig:
     """What fixes a training run."""
 
-    steps: int = 2200
+    steps: int = 1500
     tokens_per_step: int = 4096
     row_length: int = 256
     muon_lr: float = 0.02
     adamw_lr: float = 4e-3
     warmup_steps: int = 40
     """Steps with rising learning rate."""
-    decay: float = 0.5
-    """Share of the steps, at the end, with falling learning rate."""
+    slow_end: int = 2200
+    """Where the learning rate, falling from half of this step on, would reach zero..."""
+    last_steps: int = 138
+    """...did it not fall faster at the end, as steps left over this many."""
     copy_share: float = 0.1
     """Share of text to copy among the documents, once the learning rate falls."""
     seed: int = 1234
@@ -93,9 +95,11 @@ def model_config(vocab_size: int) -> Qwen3Config:
 
 
 def schedule(step: int, config: TrainConfig) -> float:
-    """Return the factor on the learning rates at a step: up, flat, down to zero."""
-    left = (config.steps - step) / config.steps
-    return min(1.0, (step + 1) / config.warmup_steps, left / config.decay)
+    """Return the factor on the learning rates at a step: the least of four straight lines."""
+    rise = (step + 1) / config.warmup_steps
+    slow_fall = (config.slow_end - step) / config.slow_end / 0.5
+    last_fall = (config.steps - step) / config.last_steps
+    return min(1.0, rise, slow_fall, last_fall)
 
 
 def loss_of(model: Qwen3ForCausalLM, batch: Batch) -> torch.Tensor:
@@ -149,14 +153,13 @@ def save_model(model: Qwen3ForCausalLM, folder: Path) -> None:
     (folder / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n")
 
 
-def _batches(tokenizer: Tokenizer, config: TrainConfig) -> Iterator[Batch]:
+def _stream(tokenizer: Tokenizer, config: TrainConfig) -> Iterator[tuple[Rows, int]]:
     """Yield the batches of a run: text to copy joins when the learning rate begins to fall."""
     sizes = (config.tokens_per_step, config.row_length)
     first = Stream(config.seed, extra_text=config.extra_text)
     second = Stream(config.seed + 1000, config.copy_share, config.extra_text)
-    num_flat = round(config.steps * (1.0 - config.decay))
-    yield from islice(batches(tokenizer, first, *sizes), num_flat)
-    yield from batches(tokenizer, second, *sizes)
+    yield from islice(packed_rows(tokenizer, first, *sizes), config.slow_end // 2)
+    yield from packed_rows(tokenizer, second, *sizes)
 
 
 def _save_state(
@@ -194,7 +197,7 @@ def train(
     torch.use_deterministic_algorithms(True)
     model = Qwen3ForCausalLM(model_config(tokenizer.get_vocab_size()))
     optimizers = _optimizers(model, config)
-    stream = _batches(tokenizer, config)
+    stream = _stream(tokenizer, config)
     folder.mkdir(parents=True, exist_ok=True)
     first = _load_state(folder / "state.pt", model, optimizers) if resume else 0
     for _ in range(first):
@@ -205,7 +208,7 @@ def train(
         for optimizer, rate in zip(optimizers, (config.muon_lr, config.adamw_lr), strict=True):
             for group in optimizer.param_groups:
                 group["lr"] = rate * factor
-        batch = next(stream)
+        batch = pack(*next(stream), tokenizer)
         loss = loss_of(model, batch)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
