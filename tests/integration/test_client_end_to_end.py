@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -220,6 +221,16 @@ def test_a_bad_request_fails_alone_and_says_why(training: TrainingClient) -> Non
         training.forward_backward([data[0], bad], "cross_entropy").result(60)
     assert token.value.category == "user"
     assert train(training, 2)[1] > 0  # the lane goes on
+
+
+def test_an_answer_waits_for_no_delayed_acknowledgement(service: ServiceClient) -> None:
+    times_s = []
+    for _ in range(20):
+        start_s = time.perf_counter()
+        service.get_server_capabilities().result(30)
+        times_s.append(time.perf_counter() - start_s)
+    # Nagle's algorithm on either side makes every one take 40 ms; a busy machine only some.
+    assert min(times_s) < 0.03
 
 
 def test_a_wrong_key_is_refused(running: ServiceProcess) -> None:
