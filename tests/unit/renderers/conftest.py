@@ -14,9 +14,41 @@ def tiny_tokenizer(tiny_dir: object) -> Any:
     return get_tokenizer("tinsmith/tiny")
 
 
+QWEN_PATTERN = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+
+@pytest.fixture(scope="session")
+def joining_tokenizer() -> Any:
+    """A small vocabulary that joins line breaks, as Qwen's does, so that cuts can go wrong."""
+    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    backend = Tokenizer(models.BPE())
+    backend.normalizer = normalizers.NFC()
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(QWEN_PATTERN), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
+        show_progress=False,
+    )
+    text = ["user\n\n\nHello  there:\r\n\r\n", "assistant\n\n don't \n \n", "system\n\t\n"] * 20
+    backend.train_from_iterator(text, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|im_end|>")
+
+
 @pytest.fixture(scope="session")
 def qwen_tokenizer() -> Any:
-    """A vocabulary with Qwen's pre-tokenizer, which joins line breaks, and its NFC normalizer."""
+    """A stand-in for Qwen's vocabulary, with its pre-tokenizer and normalizer."""
     return get_tokenizer(str(asset("tokenizers", "standin", "qwen2-qwen3")))
 
 

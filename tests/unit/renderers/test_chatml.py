@@ -1,7 +1,7 @@
 """ChatML: equal to the model's own template, and what it renders it can read back."""
 
 import json
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -19,6 +19,7 @@ from tinsmith.renderers import (
     TrainOnWhat,
     get_tokenizer,
 )
+from tinsmith.renderers.tokenizers import TextEncoder
 
 PLAIN_TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] "
@@ -27,7 +28,7 @@ PLAIN_TEMPLATE = (
 )
 
 
-@pytest.fixture(scope="module", params=["tiny", "qwen"])
+@pytest.fixture(scope="module", params=["tiny", "joining"])
 def tokenizer(request: pytest.FixtureRequest) -> Any:
     return request.getfixturevalue(f"{request.param}_tokenizer")
 
@@ -108,13 +109,13 @@ def test_the_tokens_up_to_a_turn_begin_the_next_prompt(
     assert next_prompt[: len(so_far)] == so_far
 
 
-def test_a_token_shared_with_the_role_line_is_header(qwen_tokenizer: Any) -> None:
-    chatml = ChatMLRenderer(qwen_tokenizer)
+def test_a_token_shared_with_the_role_line_is_header(joining_tokenizer: Any) -> None:
+    chatml = ChatMLRenderer(joining_tokenizer)
     example = chatml.build_supervised_example([{"role": "assistant", "content": "\n\nHi"}])
     tokens = example.model_input.to_ints()
     trained = [t for t, w in zip(tokens, example.weights, strict=True) if w]
-    assert qwen_tokenizer.decode(trained) == "Hi<|im_end|>"
-    assert qwen_tokenizer.decode(tokens) == "<|im_start|>assistant\n\n\nHi<|im_end|>"
+    assert joining_tokenizer.decode(trained) == "Hi<|im_end|>"
+    assert joining_tokenizer.decode(tokens) == "<|im_start|>assistant\n\n\nHi<|im_end|>"
 
 
 def golden_cases(family: str) -> list[tuple[str, list[Message], bool, list[int]]]:
@@ -169,12 +170,26 @@ def test_control_tokens_in_text_can_be_asked_for(tokenizer: Any) -> None:
     assert tokens == template_ids(tokenizer, messages, prompt=True)
 
 
-def test_encoding_literally_leaves_the_shared_tokenizer_alone(
-    tokenizer: Any, chatml: ChatMLRenderer
-) -> None:
-    chatml.build_generation_prompt([{"role": "user", "content": FORGERY}])
+def test_encoding_literally_leaves_the_shared_tokenizer_alone(tokenizer: Any) -> None:
+    fresh = ChatMLRenderer(tokenizer)
+    fresh.build_generation_prompt([{"role": "user", "content": FORGERY}])
     end = tokenizer.get_added_vocab()["<|im_end|>"]
-    assert tokenizer.encode("<|im_end|>", add_special_tokens=False) == [end]
+    # The backend itself: transformers would hide a switch left on by setting it at every call.
+    assert tokenizer.backend_tokenizer.encode("<|im_end|>").ids == [end]
+
+
+def test_the_cut_is_after_the_last_token_that_holds_a_piece_of_the_header() -> None:
+    class Merges:
+        """Writes "ab" as one token alone, and as two, the second shared, before "c"."""
+
+        def encode(self, text: str, **_: Any) -> list[int]:
+            return {"ab": [1], "abcd": [2, 3, 4]}[text]
+
+        def decode(self, tokens: list[int], **_: Any) -> str:
+            return "".join({1: "ab", 2: "a", 3: "bc", 4: "d"}[token] for token in tokens)
+
+    encoder = TextEncoder(cast(Any, Merges()), special_text="text")
+    assert encoder.encode_split("ab", "cd") == ([2, 3], [4])
 
 
 def test_a_prefill_begins_the_reply(tokenizer: Any, chatml: ChatMLRenderer) -> None:
