@@ -171,8 +171,7 @@ def test_control_tokens_in_text_can_be_asked_for(tokenizer: Any) -> None:
 
 
 def test_encoding_literally_leaves_the_shared_tokenizer_alone(tokenizer: Any) -> None:
-    fresh = ChatMLRenderer(tokenizer)
-    fresh.build_generation_prompt([{"role": "user", "content": FORGERY}])
+    TextEncoder(tokenizer, special_text="text").encode(FORGERY)
     end = tokenizer.get_added_vocab()["<|im_end|>"]
     # The backend itself: transformers would hide a switch left on by setting it at every call.
     assert tokenizer.backend_tokenizer.encode("<|im_end|>").ids == [end]
