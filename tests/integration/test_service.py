@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -411,6 +412,15 @@ def test_the_idle_service_uses_no_processor(service: ServiceProcess, client: Wir
     assert used_s() - before <= 0.02
 
 
+def test_an_answer_does_not_wait_for_a_delayed_acknowledgement(client: WireClient) -> None:
+    times: list[float] = []
+    for _ in range(30):
+        started = time.perf_counter()
+        client.http.get("healthz")
+        times.append(time.perf_counter() - started)
+    assert sorted(times)[15] < 0.03  # 0.04 s each where TCP_NODELAY is not set
+
+
 def test_without_the_key_nothing_is_served(service: ServiceProcess) -> None:
     answer = httpx.get(f"{service.ready['url']}/api/v1/get_server_capabilities", trust_env=False)
     assert answer.status_code == 401
@@ -442,6 +452,27 @@ def test_a_restarted_service_loads_its_checkpoints_and_ends_cleanly(
         (engine,) = second.engine_pids
         second.stop(signal.SIGKILL)  # the engine notices the closed pipe
         assert wait_for_end(engine)
+
+
+def test_a_base_model_that_cannot_be_loaded_fails_its_models_and_nothing_else(
+    tmp_path: Path, tiny_dir: Path
+) -> None:
+    hollow = tmp_path / "hollow"
+    hollow.mkdir()
+    shutil.copy(tiny_dir / "config.json", hollow)
+    with ServiceProcess(tmp_path) as service:
+        client = WireClient(service.ready)
+        body = {"session_id": client.session_id, "lora_config": {"rank": 4}}
+        promise = client.post("create_model", model_seq_id=0, base_model=str(hollow), **body)
+        failure = client.failure(promise["request_id"])
+        assert str(hollow) in failure["error"]
+        model_id = promise["model_id"]
+        assert client.post("get_info", expect=410, model_id=model_id)["field"] == "model_id"
+        assert not service.engine_pids
+        refused = client.post(
+            "create_model", expect=400, model_seq_id=1, base_model=str(tmp_path), **body
+        )
+        assert refused["field"] == "base_model"
 
 
 def test_the_service_ends_when_no_session_is_live(tmp_path: Path) -> None:
