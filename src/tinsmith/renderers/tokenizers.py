@@ -128,6 +128,7 @@ class TextEncoder:
     def __init__(self, tokenizer: Tokenizer, *, special_text: Literal["text", "control"]) -> None:
         self._tokenizer = tokenizer
         self._spellings = _control_spellings(tokenizer) if special_text == "text" else ()
+        self._headers: dict[str, list[int]] = {}
         self._literal: Any = None
         self._lock = threading.Lock()
 
@@ -142,9 +143,11 @@ class TextEncoder:
 
     def encode_split(self, header: str, body: str) -> tuple[list[int], list[int]]:
         """Tokens of `header + body`, split after the last token that holds a piece of `header`."""
-        alone = self.encode(header)
+        alone = self._headers.get(header)
+        if alone is None:  # a handful of role lines, met again in every message
+            alone = self._headers[header] = self.encode(header)
         if not body:
-            return alone, []
+            return list(alone), []
         joint = self.encode(header + body)
         cut = len(alone)
         if joint[:cut] != alone:
