@@ -7,12 +7,9 @@ import logging
 import sys
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from tinsmith.core.errors import UserError
 from tinsmith.core.paths import state_dir
 from tinsmith.server.config import ServerConfig
-from tinsmith.types import user_error
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -27,12 +24,9 @@ def main(argv: list[str] | None = None) -> int:
         from tinsmith.server.serving import serve  # the web framework, once the options are good
 
         return serve(config)
-    except ValidationError as exc:
-        error = user_error(exc, ServerConfig)
     except UserError as exc:
-        error = exc
-    sys.stderr.write(f"error: {error}\n")
-    return 2
+        sys.stderr.write(f"error: {exc}\n")
+        return 2
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -5,16 +5,17 @@ from __future__ import annotations
 from ipaddress import ip_address
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from tinsmith.core.errors import ConfigError
 from tinsmith.core.paths import state_dir
+from tinsmith.types import RequestModel
 
 
-class ServerLimits(BaseModel):
+class ServerLimits(RequestModel):
     """Bounds and times of the service; the defaults fit one machine."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(use_attribute_docstrings=True)
 
     max_body_bytes: int = Field(default=256 * 2**20, gt=0)
     """Largest request body, compressed and decompressed alike, in bytes."""
@@ -49,10 +50,10 @@ class ServerLimits(BaseModel):
     """How long an engine may finish its current work at shutdown, in seconds."""
 
 
-class ServerConfig(BaseModel):
+class ServerConfig(RequestModel):
     """One service: where it listens, what it serves, where it keeps its files."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(use_attribute_docstrings=True)
 
     host: str = "127.0.0.1"
     """Address to listen on; anything but this machine itself needs an API key."""

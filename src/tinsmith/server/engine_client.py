@@ -165,7 +165,8 @@ def _start_process() -> tuple[Connection, subprocess.Popen[bytes]]:
     """Starts the child with one end of a socket pair as its only extra descriptor."""
     ours, theirs = socket.socketpair()
     with theirs:
-        command = [sys.executable, "-m", "tinsmith.server.engine_process", "--fd"]
+        # -P: a torch.py in the directory where somebody started us must not be imported.
+        command = [sys.executable, "-P", "-m", "tinsmith.server.engine_process", "--fd"]
         process = subprocess.Popen(
             [*command, str(theirs.fileno())],
             pass_fds=[theirs.fileno()],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -225,3 +227,13 @@ def test_listening_beyond_this_machine_needs_a_key() -> None:
         ServerConfig(host="0.0.0.0")
     ServerConfig(host="0.0.0.0", api_key="tml-x")
     ServerConfig(host="::1")
+
+
+def test_the_api_process_needs_no_torch() -> None:
+    """It starts in half a second and leaves the memory to the engine."""
+    code = (
+        "import sys, tinsmith.server.serving; "
+        "print([m for m in ('torch', 'transformers') if m in sys.modules])"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"
