@@ -15,6 +15,7 @@ from pathlib import Path
 import click
 
 from tinsmith.cli.options import base_url_option, json_option
+from tinsmith.cli.waiting import waiting_for
 from tinsmith.core import environment, paths
 from tinsmith.core.errors import TinsmithError
 
@@ -149,7 +150,7 @@ def _service(named: str | None) -> Check:
 
     name = f"service at {named}" if named else "embedded service"
     try:
-        with ServiceClient(base_url=named) as service:
+        with waiting_for(name), ServiceClient(base_url=named) as service:
             capabilities = service.get_server_capabilities().result()
     except TinsmithError as error:
         return Check(name, works=False, detail=error.message, cure=error.hint)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tinsmith.cli.waiting import waiting_for
 from tinsmith.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -96,9 +97,10 @@ def open_source(source: Source, *, base_url: str | None, renderer: str | None) -
     from tinsmith.renderers import get_renderer, get_tokenizer, recommended_renderer
 
     service = ServiceClient(base_url=base_url)
-    client = service.create_sampling_client(
-        model_path=source.model_path, base_model=source.base_model
-    ).result()
+    with waiting_for(f"waiting for the service and {source.label}"):
+        client = service.create_sampling_client(
+            model_path=source.model_path, base_model=source.base_model
+        ).result()
     base_model = source.base_model or client.get_base_model()
     tokenizer = get_tokenizer(base_model)
     name = renderer or source.renderer or recommended_renderer(base_model, tokenizer)
