@@ -108,3 +108,6 @@ class EngineLimits:
             max_decode_rows=256,
             max_prefill_tokens=16384,
         )
+
+    max_cache_bytes: int = 4 * 2**30
+    """Keys and values of the sequences being decoded. A single sequence may always run."""

@@ -1,0 +1,133 @@
+"""Prompts into keys and values: batched where short, in chunks where long, once a prompt.
+
+Also the logprobs of prompts, which need the output layer at every position and are therefore
+taken a bounded number of logits at a time.
+
+Shapes: B prompts, T positions of a chunk, H hidden, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tinsmith.engine.decoder import Decoder, SnapshotRows
+from tinsmith.engine.kv_cache import PromptBlock
+from tinsmith.engine.sample_state import JobState
+from tinsmith.types import EMPTY_LOGPROB
+
+__all__ = ["Prefill"]
+
+_MAX_PADDING = 1.25  # padded positions over real ones in one batch
+
+
+class Prefill:
+    """Runs prompts through a decoder."""
+
+    def __init__(self, decoder: Decoder, *, max_tokens: int, max_head_rows: int) -> None:
+        self._decoder = decoder
+        self._max_tokens = max_tokens
+        self._max_head_rows = max_head_rows
+
+    def run_short(self, states: Sequence[JobState]) -> None:
+        """Whole prompts; similar lengths share a batch."""
+        for batch in _batches(states, self._max_tokens):
+            self._run_batch(batch)
+
+    def run_chunk(self, state: JobState, max_tokens: int) -> bool:
+        """The next chunk of one long prompt; True when it was the last."""
+        shape = self._decoder.shape
+        if state.block is None:
+            state.block = PromptBlock(shape.allocate(1, state.prompt.size))
+        start = state.num_prefilled
+        tokens = torch.from_numpy(state.prompt[None, start : start + max_tokens]).to(shape.device)
+        routing = self._decoder.route([SnapshotRows(0, 1, state.snapshot)], 1)
+        hidden = self._decoder.prefill(tokens, state.block, start, routing)
+        state.num_prefilled = start + tokens.shape[1]
+        self._score_prompt(state, hidden[0], start)
+        if state.num_prefilled < state.prompt.size:
+            return False
+        state.last_logits = self._decoder.logits(hidden[:, -1], routing)
+        return True
+
+    def _run_batch(self, states: Sequence[JobState]) -> None:
+        states = sorted(states, key=lambda state: state.group)
+        longest = max(state.prompt.size for state in states)
+        tokens = np.zeros((len(states), longest), np.int64)
+        for row, state in enumerate(states):
+            tokens[row, : state.prompt.size] = state.prompt
+        shape = self._decoder.shape
+        rows = [
+            SnapshotRows(members[0][0], members[-1][0] + 1, members[0][1].snapshot)
+            for _, run in groupby(enumerate(states), key=lambda item: item[1].group)
+            if (members := list(run))
+        ]
+        routing = self._decoder.route(rows, len(states))
+        block = PromptBlock(shape.allocate(len(states), longest))
+        hidden = self._decoder.prefill(torch.from_numpy(tokens).to(shape.device), block, 0, routing)
+        ends = torch.tensor([state.prompt.size - 1 for state in states], device=shape.device)
+        last = hidden[torch.arange(len(states), device=shape.device), ends]
+        logits = self._decoder.logits(last, routing)
+        for row, state in enumerate(states):
+            state.block = block if len(states) == 1 else block.row(row, state.prompt.size)
+            state.num_prefilled = state.prompt.size
+            state.last_logits = logits[row : row + 1]
+            self._score_prompt(state, hidden[row, : state.prompt.size], 0)
+
+    def _score_prompt(self, state: JobState, hidden_TH: Tensor, start: int) -> None:
+        """Fill in logprobs of the prompt's tokens that these hidden states predict."""
+        job = state.job
+        if not (job.prompt_logprobs or job.topk_prompt_logprobs):
+            return
+        if start == 0:
+            _allocate_scores(state)
+        count = min(hidden_TH.shape[0], state.prompt.size - 1 - start)
+        for low in range(0, count, self._max_head_rows):
+            rows = hidden_TH[low : min(low + self._max_head_rows, count)]
+            routing = self._decoder.route([SnapshotRows(0, len(rows), state.snapshot)], len(rows))
+            logits = self._decoder.logits(rows, routing)
+            logits = logits if logits.dtype.itemsize >= 4 else logits.float()
+            _record_scores(state, torch.log_softmax(logits, -1), start + low + 1)
+
+
+def _allocate_scores(state: JobState) -> None:
+    length, k = state.prompt.size, state.job.topk_prompt_logprobs
+    if state.job.prompt_logprobs:
+        state.prompt_logprobs = np.full(length, np.nan, np.float32)
+    if k:
+        state.topk_tokens = np.zeros((length, k), np.int32)
+        state.topk_logprobs = np.full((length, k), EMPTY_LOGPROB, np.float32)
+
+
+def _record_scores(state: JobState, logprobs_NV: Tensor, first: int) -> None:
+    """Scores of positions [first, first + N) of the prompt."""
+    places = slice(first, first + logprobs_NV.shape[0])
+    if state.prompt_logprobs is not None:
+        targets = torch.from_numpy(state.prompt[places]).to(logprobs_NV.device)
+        chosen = logprobs_NV.gather(-1, targets[:, None])[:, 0].float()
+        state.prompt_logprobs[places] = chosen.cpu().numpy()
+    if state.topk_tokens is not None and state.topk_logprobs is not None:
+        best = torch.topk(logprobs_NV, state.topk_tokens.shape[1], dim=-1)
+        state.topk_tokens[places] = best.indices.cpu().numpy()
+        state.topk_logprobs[places] = best.values.float().cpu().numpy()
+
+
+def _batches(states: Sequence[JobState], max_tokens: int) -> list[list[JobState]]:
+    """Neighbours in length together, as long as padding stays small and the batch fits."""
+    batches: list[list[JobState]] = []
+    real = 0
+    for state in sorted(states, key=lambda state: -state.prompt.size):
+        length = state.prompt.size
+        if batches:
+            padded = (len(batches[-1]) + 1) * batches[-1][0].prompt.size
+            if padded <= max_tokens and padded <= _MAX_PADDING * (real + length):
+                batches[-1].append(state)
+                real += length
+                continue
+        batches.append([state])
+        real = length
+    return batches
