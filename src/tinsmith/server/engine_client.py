@@ -95,6 +95,8 @@ class EngineClient:
 
     async def stop(self, grace_s: float) -> None:
         """Lets the calls already sent finish for up to `grace_s` seconds, then ends the process."""
+        if self.info is None:
+            grace_s = 0  # it is loading: there is nothing to finish
         self._outbox.put(Stop())
         try:
             async with asyncio.timeout(grace_s):
@@ -171,5 +173,6 @@ def _start_process() -> tuple[Connection, subprocess.Popen[bytes]]:
             [*command, str(theirs.fileno())],
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
+            process_group=0,  # a Ctrl-C in the terminal is the API process's to handle
         )
     return Connection(ours.detach()), process

@@ -14,7 +14,6 @@ import argparse
 import logging
 import os
 import queue
-import signal
 import sys
 import threading
 import time
@@ -259,7 +258,6 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="tinsmith.server.engine_process")
     parser.add_argument("--fd", type=int, required=True)
     connection = Connection(parser.parse_args(argv).fd)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is the API process's to handle
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     settings = decode(connection.recv_bytes())
     assert isinstance(settings, EngineSettings)
