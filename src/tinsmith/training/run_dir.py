@@ -5,11 +5,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import re
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,6 +47,10 @@ class RunDir:
     @property
     def diff(self) -> Path:
         return self.path / "code.diff"
+
+    @property
+    def lock(self) -> Path:
+        return self.path / ".lock"
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -86,19 +92,40 @@ class RunStart:
         """Steps that are done already."""
         return 0 if self.record is None else self.record.step
 
-    def begin(self, config: BaseModel, manifest: Mapping[str, Any]) -> None:
-        """Make the directory ready: a fresh `config.json`, or metrics cut back to the checkpoint.
+    @contextmanager
+    def begin(self, config: BaseModel, manifest: Mapping[str, Any]) -> Iterator[None]:
+        """Make the directory ready and keep others out of it until the block ends.
+
+        A fresh run gets its `config.json`; a resumed one has its metrics cut back to the
+        checkpoint.
 
         Args:
             config: The resolved configuration.
             manifest: What else goes into `config.json`; `diff` goes into a file of its own.
+
+        Raises:
+            ConfigError: Another process is training in this directory.
         """
+        self.run.path.mkdir(parents=True, exist_ok=True)
+        with self.run.lock.open("w") as lock:
+            try:
+                # The system lets go of it when the process ends, however it ends.
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise ConfigError(
+                    f"run_dir={str(self.run.path)!r}: another process is training in it",
+                    field="run_dir",
+                    hint="wait for it to end, or choose another directory",
+                ) from error
+            self._prepare_files(config, manifest)
+            yield
+
+    def _prepare_files(self, config: BaseModel, manifest: Mapping[str, Any]) -> None:
         if self.is_resumed:
             drop_steps_after(self.run.metrics, -1 if self.record is None else self.record.step)
             return
         for file in self.run.files:
             file.unlink(missing_ok=True)
-        self.run.path.mkdir(parents=True, exist_ok=True)
         document = {"config": config.model_dump(mode="json"), **manifest}
         diff = document.pop("diff", "")
         if diff:

@@ -168,8 +168,8 @@ async def _train_with(
     config = job.config
     client = await _connect(service, config, start.record)
     # From here on there is something to record: what failed before leaves no run behind.
-    start.begin(config, {**make_manifest(), "data": job.describe()})
     with (
+        start.begin(config, {**make_manifest(), "data": job.describe()}),
         JsonlRecorder(start.run.metrics) as metrics_file,
         make_progress(job.num_steps, start.first_step, wanted=config.progress) as progress,
     ):

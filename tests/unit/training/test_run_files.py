@@ -91,10 +91,13 @@ def start(run: RunDir, config: SupervisedConfig, if_exists: IfExists) -> RunStar
     return choose_start(run, config, if_exists, data_sha256="d")
 
 
+MANIFEST = {"diff": "", "data": {"sha256": "d"}}
+
+
 def begun(make_config: MakeConfig, tmp_path: Path) -> RunDir:
     run = RunDir(tmp_path / "run")
-    start(run, make_config(), "raise").begin(make_config(), {"diff": "", "data": {"sha256": "d"}})
-    return run
+    with start(run, make_config(), "raise").begin(make_config(), MANIFEST):
+        return run
 
 
 def at_terminal(monkeypatch: pytest.MonkeyPatch, answer: str) -> None:
@@ -157,6 +160,22 @@ def test_a_run_goes_on_only_with_the_data_it_began_with(
         choose_start(run, make_config(), "resume", data_sha256="other")
     elsewhere = make_config(data=tmp_path / "a" / "copy.jsonl")
     assert start(run, elsewhere, "resume").is_resumed
+
+
+def test_two_trainers_cannot_write_one_run(make_config: MakeConfig, tmp_path: Path) -> None:
+    run = begun(make_config, tmp_path)
+    run.metrics.write_text('{"step": 5}\n')
+    with start(run, make_config(), "resume").begin(make_config(), MANIFEST):
+        run.metrics.write_text('{"step": 6}\n')
+        second = start(run, make_config(), "resume")
+        with (
+            pytest.raises(ConfigError, match="another process is training in it"),
+            second.begin(make_config(), MANIFEST),
+        ):
+            pass
+        assert run.metrics.read_text() == '{"step": 6}\n'
+    with start(run, make_config(), "resume").begin(make_config(), MANIFEST):
+        assert run.metrics.read_text() == ""
 
 
 def test_new_run_directories_say_what_and_never_collide(monkeypatch: pytest.MonkeyPatch) -> None:
