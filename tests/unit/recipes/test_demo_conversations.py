@@ -55,7 +55,7 @@ def test_the_demo_questions_are_never_trained_on():
         if message["role"] == "user"
     }
     assert not asked & set(demo_questions())
-    for subject in ("Italy", "snow", " hot?", "a river", "tea?"):
+    for subject in ("Italy", "snow", " hot?", "a river", "spoon"):
         assert not any(subject in question for question in asked)
 
 
