@@ -89,7 +89,7 @@ def train_and_die(config: dict[str, Any], die_at: int) -> None:
         [sys.executable, "-c", TRAINER, json.dumps(config), str(die_at)],
         env=os.environ.copy(),
         capture_output=True,
-        timeout=120,
+        timeout=300,
     )
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()
 
@@ -134,22 +134,22 @@ def test_a_killed_trainer_resumes_to_the_metrics_of_an_undisturbed_run(
 
 
 def test_a_run_resumes_although_the_service_was_killed_with_the_trainer(
-    data_file: Path, tmp_path: Path, tiny_dir: Path, monkeypatch: pytest.MonkeyPatch
+    service: ServiceProcess, data_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def on_a_service(run_dir: Path, place: Path, die_at: int | None) -> None:
-        place.mkdir(parents=True)
-        with ServiceProcess(place, state_dir=tmp_path / "state") as service:
-            monkeypatch.setenv("TINSMITH_API_KEY", service.ready["api_key"])
-            config = settings(service, data_file, run_dir, if_exists="resume", num_epochs=2)
+    undisturbed = settings(service, data_file, tmp_path / "undisturbed", num_epochs=2)
+    run_supervised(SupervisedConfig(**undisturbed))
+    for number, die_at in enumerate((5, None)):
+        place = tmp_path / f"service{number}"
+        place.mkdir()
+        with ServiceProcess(place, state_dir=tmp_path / "state") as other:
+            monkeypatch.setenv("TINSMITH_API_KEY", other.ready["api_key"])
+            run_dir = tmp_path / "killed"
+            config = settings(other, data_file, run_dir, if_exists="resume", num_epochs=2)
             if die_at is None:
                 run_supervised(SupervisedConfig(**config))
             else:
                 train_and_die(config, die_at)
-                service.stop(signal.SIGKILL)
-
-    on_a_service(tmp_path / "killed", tmp_path / "first", die_at=5)
-    on_a_service(tmp_path / "killed", tmp_path / "second", die_at=None)
-    on_a_service(tmp_path / "undisturbed", tmp_path / "third", die_at=None)
+                other.stop(signal.SIGKILL)
     assert comparable(tmp_path / "killed") == comparable(tmp_path / "undisturbed")
 
 
