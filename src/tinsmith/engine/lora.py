@@ -149,7 +149,9 @@ class _LoraFunction(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grad_outputs: Any) -> tuple[Any, ...]:  # same reason as above
+    def backward(  # type: ignore[override]  # torch's own examples name ctx; stubs disagree
+        ctx: Any, *grad_outputs: Any
+    ) -> tuple[Any, ...]:
         x, *projected = ctx.saved_tensors
         grad = grad_outputs[0].contiguous()
         grad_x = grad @ ctx.weight if ctx.needs_input_grad[0] else None
@@ -163,6 +165,13 @@ def add_low_rank_(out: Tensor, x: Tensor, spans: Sequence[RowSpan]) -> list[Tens
     Returns:
         x A^T [n, R] of every span, which the backward pass wants.
     """
+    if _are_alike(spans):
+        x_GNI, out_GNO = _stacked(x, spans), _stacked(out, spans)
+        a_GRI = torch.stack([span.pair.a for span in spans]).to(x.dtype)
+        b_GOR = torch.stack([span.pair.b for span in spans]).to(x.dtype)
+        z_GNR = torch.bmm(x_GNI, a_GRI.mT)
+        out_GNO.baddbmm_(z_GNR, b_GOR.mT, alpha=spans[0].pair.scale)
+        return list(z_GNR.unbind())
     projected: list[Tensor] = []
     for start, stop, (a, b, scale) in spans:
         z = x[start:stop] @ a.to(x.dtype).t()
@@ -184,6 +193,21 @@ def low_rank_backward(
         [dA, dB] of each span, flattened in span order.
     """
     grads: list[Tensor] = []
+    if _are_alike(spans):
+        scale, dtype = spans[0].pair.scale, spans[0].pair.a.dtype
+        g_GNO, x_GNI, z_GNR = (
+            _stacked(grad, spans),
+            _stacked(x, spans),
+            torch.stack(list(projected)),
+        )
+        b_GOR = torch.stack([span.pair.b for span in spans]).to(grad.dtype)
+        gz_GNR = torch.bmm(g_GNO, b_GOR)
+        grad_a = torch.bmm(gz_GNR.mT, x_GNI).to(dtype).mul_(scale)
+        grad_b = torch.bmm(g_GNO.mT, z_GNR).to(dtype).mul_(scale)
+        if grad_x is not None:
+            a_GRI = torch.stack([span.pair.a for span in spans]).to(grad.dtype)
+            _stacked(grad_x, spans).baddbmm_(gz_GNR, a_GRI, alpha=scale)
+        return [half for pair in zip(grad_a, grad_b, strict=True) for half in pair]
     for (start, stop, (a, b, scale)), z in zip(spans, projected, strict=True):
         g = grad[start:stop]
         gz = g @ b.to(g.dtype)
@@ -193,3 +217,23 @@ def low_rank_backward(
         if grad_x is not None:
             grad_x[start:stop].addmm_(gz, a.to(g.dtype), alpha=scale)
     return grads
+
+
+def _are_alike(spans: Sequence[RowSpan]) -> bool:
+    """Whether several spans can share batched products: adjacent, equally many rows, one rank."""
+    if len(spans) < 2:
+        return False
+    first = spans[0]
+    size, shape, scale = first.stop - first.start, first.pair.a.shape, first.pair.scale
+    return all(
+        span.start == first.start + i * size
+        and span.stop - span.start == size
+        and span.pair.a.shape == shape
+        and span.pair.scale == scale
+        for i, span in enumerate(spans)
+    )
+
+
+def _stacked(rows: Tensor, spans: Sequence[RowSpan]) -> Tensor:
+    """The rows of adjacent equal spans as [G, N, features], a view."""
+    return rows[spans[0].start : spans[-1].stop].view(len(spans), -1, rows.shape[-1])

@@ -116,6 +116,28 @@ def test_mixed_adapters_ranks_losses_and_forward_only_in_one_pass_equal_peft(
     )
 
 
+@pytest.mark.parametrize("lengths", [[9, 9], [9, 5]])
+def test_adapters_of_one_shape_share_batched_products_and_equal_peft(
+    model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lengths: list[int]
+) -> None:
+    # Equal ranks and rows are multiplied by one batched product, in trunk and head.
+    calls = 0
+    bmm = torch.bmm
+
+    def counting_bmm(*args: torch.Tensor) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        return bmm(*args)
+
+    monkeypatch.setattr(torch, "bmm", counting_bmm)
+    engine = Engine(str(model_dir))
+    for seed, adapter_id in enumerate("abc"):
+        add_trained_adapter(engine, adapter_id, rank=4, seed=seed)
+    jobs = [random_job(x, "cross_entropy", lengths, seed=i) for i, x in enumerate("abc")]
+    check(engine, model_dir, tmp_path, jobs)
+    assert calls >= 4 * len(engine.base.layers)  # x A^T, g B, dA, dB
+
+
 def test_forward_only_accumulates_nothing(model_dir: Path, tmp_path: Path) -> None:
     engine = Engine(str(model_dir))
     add_trained_adapter(engine, "a", rank=4)
