@@ -11,8 +11,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from tinsmith.core.errors import ConfigError, DataError, unknown_name
 
@@ -109,12 +111,12 @@ def check_loss_config(
 
 def check_loss_inputs(
     spec: LossInputs,
-    inputs: Mapping[str, np.ndarray],
+    inputs: Mapping[str, npt.NDArray[Any]],
     *,
     num_tokens: int,
     vocab_size: int,
     datum_index: int,
-) -> dict[str, np.ndarray]:
+) -> dict[str, npt.NDArray[Any]]:
     """A datum's loss inputs, each in its dtype and all in the shape of `target_tokens`.
 
     Args:
@@ -139,27 +141,28 @@ def check_loss_inputs(
             )
     targets = inputs["target_tokens"]
     _check_targets(spec, targets, num_tokens, vocab_size, datum_index)
-    checked = {"target_tokens": targets.astype(np.int64, copy=False)}
-    for key in inputs.keys() - {"target_tokens"}:
-        values = inputs[key]
+    checked: dict[str, npt.NDArray[Any]] = {"target_tokens": targets.astype(np.int64, copy=False)}
+    for key, values in inputs.items():
+        if key == "target_tokens":
+            continue
         if values.shape != targets.shape:
             raise _bad_input(
                 datum_index,
                 key,
                 f"shape {values.shape} must equal target_tokens' shape {targets.shape}",
             )
-        values = values.astype(np.float32, copy=False)
-        if not np.isfinite(values).all():
-            where = tuple(int(i) for i in np.argwhere(~np.isfinite(values))[0])
+        floats = values.astype(np.float32, copy=False)
+        if not np.isfinite(floats).all():
+            where = tuple(int(i) for i in np.argwhere(~np.isfinite(floats))[0])
             raise _bad_input(
-                datum_index, key, f"value {values[where]} at position {where[0]} is not finite"
+                datum_index, key, f"value {floats[where]} at position {where[0]} is not finite"
             )
-        checked[key] = values
+        checked[key] = floats
     return checked
 
 
 def _check_targets(
-    spec: LossInputs, targets: np.ndarray, num_tokens: int, vocab_size: int, datum_index: int
+    spec: LossInputs, targets: npt.NDArray[Any], num_tokens: int, vocab_size: int, datum_index: int
 ) -> None:
     name = "target_tokens"
     if targets.dtype.kind not in "iu":
