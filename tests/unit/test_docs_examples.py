@@ -50,9 +50,10 @@ def check_tinsmith_words(words: list[str]) -> None:
             description="",
         )
         return
-    command = tinsmith.get_command(click.Context(tinsmith), words[0])
+    context = click.Context(tinsmith, **tinsmith.context_settings)
+    command = tinsmith.get_command(context, words[0])
     assert command is not None, f"no command {words[0]}"
-    command.make_context(words[0], words[1:])
+    command.make_context(words[0], words[1:], parent=context)
 
 
 @pytest.mark.parametrize("block", of_language("console"), ids=lambda block: block.place)

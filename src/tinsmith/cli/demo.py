@@ -24,7 +24,7 @@ __all__ = ["demo"]
     help='Conversations of your own: a JSONL file of {"messages": [...]}.',
 )
 @click.option("--model", default="tinsmith/tiny", show_default=True, help="The base model.")
-@click.option("--max-steps", type=click.IntRange(1), default=60, show_default=True)
+@click.option("--max-steps", type=click.IntRange(1), default=150, show_default=True)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--run-dir", type=click.Path(path_type=Path), metavar="DIR")
 @base_url_option

@@ -44,7 +44,7 @@ class DemoConfig(BaseModel):
     """Address of the service; none starts or joins the embedded one."""
     run_dir: Path | None = None
     """Directory of the run; none makes one under the data directory."""
-    max_steps: int = Field(default=60, ge=1)
+    max_steps: int = Field(default=150, ge=1)
     """Optimizer steps, at most."""
     seed: int = Field(default=0, ge=0)
     """Seed of the conversations, the split, the orders and the adapter."""
@@ -60,7 +60,7 @@ class DemoConfig(BaseModel):
             batch_size=16,
             num_epochs=self.max_steps,  # as many passes as the steps need
             max_steps=self.max_steps,
-            learning_rate=3e-3,
+            learning_rate=2e-3,
             lr_schedule="linear",
             warmup_steps=min(5, self.max_steps - 1),
             lora_rank=16,
