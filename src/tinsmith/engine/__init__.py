@@ -1,7 +1,23 @@
 """The engine: many LoRA adapters trained and sampled over one frozen base model.
 
-Its names are imported from their modules (`engine.engine.Engine`, the jobs of `engine.jobs`), so
-that a process which only hands jobs over does not load torch.
+The jobs that cross into it are exported here and need no torch; `tinsmith.engine.engine.Engine`,
+which does, is imported by module.
 """
 
-__all__: list[str] = []
+from tinsmith.engine.jobs import (
+    BaseModelInfo,
+    EngineLimits,
+    ForwardBackwardJob,
+    OptimStepJob,
+    SampleJob,
+    SampleResult,
+)
+
+__all__ = [
+    "BaseModelInfo",
+    "EngineLimits",
+    "ForwardBackwardJob",
+    "OptimStepJob",
+    "SampleJob",
+    "SampleResult",
+]
