@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-__all__ = ["api_key", "base_url", "home", "log_level", "xdg_home"]
+__all__ = ["api_key", "base_url", "compute_process", "home", "log_level", "xdg_home"]
 
 _XDG_DEFAULTS = {"data": ".local/share", "config": ".config", "cache": ".cache"}
 
@@ -44,6 +44,20 @@ def xdg_home(kind: str) -> Path:
     if folder and Path(folder).is_absolute():
         return Path(folder)
     return Path.home() / _XDG_DEFAULTS[kind]
+
+
+def compute_process() -> dict[str, str]:
+    """Return the environment for a process that computes: ours, with short OpenMP spins.
+
+    By default a thread that waits for its team spins for milliseconds. On cores that anybody else
+    uses it then keeps the very threads it waits for from running: with two cores and a load of 8,
+    small training steps took 8 times as long as with short spins, which cost nothing on idle cores.
+    What the user has set stays.
+    """
+    inherited = dict(os.environ)
+    if "OMP_WAIT_POLICY" not in inherited:
+        inherited.setdefault("GOMP_SPINCOUNT", "2000")
+    return inherited
 
 
 def _first(*names: str) -> str | None:

@@ -16,6 +16,7 @@ import threading
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 
+from tinsmith.core import environment
 from tinsmith.core.errors import EngineDiedError, TinsmithError
 from tinsmith.engine.jobs import BaseModelInfo, SampleJob, SampleResult
 from tinsmith.server.messages import (
@@ -172,6 +173,7 @@ def _start_process() -> tuple[Connection, subprocess.Popen[bytes]]:
         process = subprocess.Popen(
             [*command, str(theirs.fileno())],
             pass_fds=[theirs.fileno()],
+            env=environment.compute_process(),
             stdin=subprocess.DEVNULL,
             process_group=0,  # a Ctrl-C in the terminal is the API process's to handle
         )
