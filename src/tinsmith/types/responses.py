@@ -2,42 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
-from tinsmith.core.errors import UserError
 from tinsmith.types._model import ResponseModel
+from tinsmith.types.checkpoints import OptimizerConfigInfo
 
 __all__ = [
-    "Checkpoint",
-    "CheckpointType",
-    "CheckpointsListResponse",
     "CreateModelResponse",
     "CreateSamplingSessionResponse",
     "CreateSessionResponse",
-    "Cursor",
     "GetInfoResponse",
     "GetSamplerResponse",
     "GetServerCapabilitiesResponse",
     "LoadWeightsResponse",
     "ModelData",
-    "OptimizerConfigInfo",
-    "ParsedCheckpointTinkerPath",
     "QueueState",
     "RequestFailedResponse",
     "SaveWeightsForSamplerResponse",
     "SaveWeightsResponse",
     "SessionHeartbeatResponse",
     "SupportedModel",
-    "TrainingRun",
-    "TrainingRunsResponse",
     "TryAgainResponse",
     "UntypedAPIFuture",
-    "WeightsInfoResponse",
 ]
 
-CheckpointType = Literal["training", "sampler", "external"]
 QueueState = Literal["active", "paused_capacity", "paused_rate_limit"]
-UserMetadata = dict[str, Any]  # Any: the user's own JSON, kept and never read
 
 
 class UntypedAPIFuture(ResponseModel):
@@ -96,12 +85,6 @@ class ModelData(ResponseModel):
     arch: str | None = None
     model_name: str | None = None
     tokenizer_id: str | None = None
-
-
-class OptimizerConfigInfo(ResponseModel):
-    """The optimizer's family."""
-
-    type: str = "adamw"
 
 
 class GetInfoResponse(ResponseModel):
@@ -168,118 +151,3 @@ class GetSamplerResponse(ResponseModel):
     sampler_id: str
     base_model: str
     model_path: str | None = None
-
-
-class Cursor(ResponseModel):
-    """A page's place in a list."""
-
-    offset: int
-    limit: int
-    total_count: int
-
-
-class Checkpoint(ResponseModel):
-    """A saved state."""
-
-    checkpoint_id: str
-    """`weights/<name>` or `sampler_weights/<name>`."""
-    checkpoint_type: CheckpointType
-    time: str
-    """RFC 3339."""
-    tinker_path: str
-    size_bytes: int | None = None
-    public: bool = False
-    user_metadata: UserMetadata | None = None
-    expires_at: str | None = None
-
-
-class CheckpointsListResponse(ResponseModel):
-    """A page of checkpoints."""
-
-    checkpoints: list[Checkpoint]
-    cursor: Cursor | None = None
-
-
-class TrainingRun(ResponseModel):
-    """A model and what became of it."""
-
-    training_run_id: str
-    base_model: str
-    model_owner: str
-    is_lora: bool
-    corrupted: bool = False
-    lora_rank: int | None = None
-    last_request_time: str
-    """RFC 3339."""
-    last_checkpoint: Checkpoint | None = None
-    last_sampler_checkpoint: Checkpoint | None = None
-    user_metadata: UserMetadata | None = None
-
-
-class TrainingRunsResponse(ResponseModel):
-    """A page of training runs."""
-
-    training_runs: list[TrainingRun]
-    cursor: Cursor
-
-
-class WeightsInfoResponse(ResponseModel):
-    """What a checkpoint holds."""
-
-    base_model: str
-    is_lora: bool
-    lora_rank: int | None = None
-    train_unembed: bool | None = None
-    train_mlp: bool | None = None
-    train_attn: bool | None = None
-    optimizer_config: OptimizerConfigInfo | None = None
-
-
-_TYPE_OF_SEGMENT: dict[str, CheckpointType] = {
-    "weights": "training",
-    "sampler_weights": "sampler",
-    "external_weights": "external",
-}
-
-
-class ParsedCheckpointTinkerPath(ResponseModel):
-    """The parts of a checkpoint's address, `tinker://<run>/<segment>/<name>`."""
-
-    tinker_path: str
-    training_run_id: str
-    checkpoint_type: CheckpointType
-    checkpoint_id: str
-    """Segment and name, such as `weights/step-10`."""
-
-    @classmethod
-    def from_tinker_path(cls, tinker_path: str) -> ParsedCheckpointTinkerPath:
-        """Take an address apart.
-
-        Raises:
-            UserError: it does not have this form.
-
-        Example:
-            >>> ParsedCheckpointTinkerPath.from_tinker_path("tinker://r/weights/a").checkpoint_id
-            'weights/a'
-        """
-        parts = tinker_path.removeprefix("tinker://").split("/")
-        if not tinker_path.startswith("tinker://") or len(parts) != 3 or not all(parts):
-            raise _bad_address(tinker_path)
-        run, segment, name = parts
-        kind = _TYPE_OF_SEGMENT.get(segment)
-        if kind is None:
-            raise _bad_address(tinker_path)
-        return cls(
-            tinker_path=tinker_path,
-            training_run_id=run,
-            checkpoint_type=kind,
-            checkpoint_id=f"{segment}/{name}",
-        )
-
-
-def _bad_address(tinker_path: str) -> UserError:
-    return UserError(
-        f"path={tinker_path!r}: not a checkpoint's address",
-        field="path",
-        hint=f"it has the form tinker://<run>/<{'|'.join(_TYPE_OF_SEGMENT)}>/<name>",
-    )
