@@ -5,7 +5,7 @@ on it, together with the renderer that its model speaks.
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,10 +30,8 @@ class Source:
     renderer: str | None = None
     """The renderer a run was trained with; None means the base model's own."""
 
-    @property
-    def label(self) -> str:
-        """A short name for people."""
-        return self.model_path or self.base_model or "?"
+    label: str = field(default="", compare=False)
+    """What the person typed."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +51,7 @@ def find_source(text: str) -> Source:
         UserError: The text is a folder of neither a run nor a model.
     """
     if text.startswith("tinker://"):
-        return Source(base_model=None, model_path=text)
+        return Source(base_model=None, model_path=text, label=text)
     folder = Path(text).expanduser()
     if (folder / "checkpoints.jsonl").exists() or (folder / "metrics.jsonl").exists():
         return _source_of_run(folder)
@@ -63,7 +61,8 @@ def find_source(text: str) -> Source:
             field="model",
             hint="name a run's folder, a model's folder, a base model or a tinker:// address",
         )
-    return Source(base_model=str(folder.resolve()) if folder.is_dir() else text)
+    base_model = str(folder.resolve()) if folder.is_dir() else text
+    return Source(base_model=base_model, label=text)
 
 
 def _source_of_run(folder: Path) -> Source:
@@ -88,7 +87,7 @@ def _source_of_run(folder: Path) -> Source:
             hint=f"name its weights instead: --model {saved[-1]}",
         ) from error
     renderer = (document.get("data") or {}).get("renderer")
-    return Source(base_model=base_model, model_path=saved[-1], renderer=renderer)
+    return Source(base_model=base_model, model_path=saved[-1], renderer=renderer, label=str(folder))
 
 
 def open_source(source: Source, *, base_url: str | None, renderer: str | None) -> OpenSource:
