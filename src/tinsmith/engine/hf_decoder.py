@@ -68,7 +68,7 @@ class HfDecoder:
         self.shape = shape
         config = base.model.config.get_text_config()
         kinds = getattr(config, "layer_types", None)
-        self._sliding = getattr(config, "sliding_window", None)
+        self._sliding = int(getattr(config, "sliding_window", None) or 0)
         self._kinds = set(kinds or ["sliding_attention" if self._sliding else "full_attention"])
 
     @classmethod

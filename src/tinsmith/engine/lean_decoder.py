@@ -16,7 +16,8 @@ D head size, L layers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -24,11 +25,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from tinsmith.engine.adapters import AdapterSnapshot
 from tinsmith.engine.base_model import BaseModel
 from tinsmith.engine.decoder import SnapshotRows
 from tinsmith.engine.kv_cache import CacheShape, PromptBlock, SlotCache
 from tinsmith.engine.packed_lora import (
     AdapterRows,
+    MergedWeights,
     PackedSnapshot,
     Site,
     SiteLora,
@@ -40,32 +43,70 @@ __all__ = ["LeanDecoder"]
 
 _FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
 _MAX_PACKED = 64  # snapshots kept in packed form
+_MERGED_BYTES = 2**29  # of merged weights, on the CPU
 
 
 @dataclass(frozen=True)
 class _Layer:
     """Weights of one decoder layer."""
 
-    input_norm: Tensor
+    input_norm: _NormWeight
     qkv: Site
     out: Site
-    post_norm: Tensor
+    post_norm: _NormWeight
     gate_up: Site
     down: Site
 
 
-class _Routing(NamedTuple):
-    """The low-rank products of a batch's rows, by site name."""
+@dataclass
+class _Routing:
+    """Who acts on a batch's rows."""
 
     sites: dict[str, SiteLora]
+    """Low-rank products by site name; empty where `merged` has them in."""
+    solo: AdapterSnapshot | None
+    """The one snapshot of all rows, if there is just one."""
+    merged: Mapping[str, Tensor] | None = None
+    """The solo snapshot's own matrices, [I, O] by site name."""
 
 
-class _Rotary(NamedTuple):
-    """Factors of rotary positions for queries and keys, [N, 1, D]."""
+class _Turns(NamedTuple):
+    """Factors of rotary positions for query and key heads: x * cos + swapped halves of x * sin.
+
+    Either of all layers, [L, N, Q + G, D], or of positions alone, [N, 1, D].
+    """
 
     cos: Tensor
     sin: Tensor
-    """Its first half negated: what the swapped halves are multiplied by."""
+    """Its first half negated."""
+    is_folded: bool
+    """Whether norm weights and the attention scale are in already, layer by layer."""
+
+
+class _NormWeight(NamedTuple):
+    """One RMS norm."""
+
+    weight: Tensor
+    """[H]."""
+    scaled: Tensor
+    """weight * sqrt(H)."""
+    floor: Tensor
+    """sqrt(H * eps): what a row's length is never below."""
+
+    @classmethod
+    def of(cls, weight: Tensor, eps: float) -> _NormWeight:
+        width = weight.shape[0]
+        return cls(weight, weight * math.sqrt(width), weight.new_tensor(math.sqrt(width * eps)))
+
+
+class _CacheView(NamedTuple):
+    """The live part of a slot cache."""
+
+    key: tuple[object, ...]
+    first: Tensor
+    """[B, 2G]: where position 0 of each row's key and value heads lies in a layer's flat view."""
+    layers: list[tuple[Tensor, ...]]
+    """Of each layer: flat [2 * S * G * P, D], keys and values [B, G, P, D]."""
 
 
 class LeanDecoder:
@@ -78,9 +119,9 @@ class LeanDecoder:
         self._layers = layers
         self._head = head
         self._embedding: Tensor = trunk.embed_tokens.weight
-        self._norm: Tensor = trunk.norm.weight
         self._rotary = trunk.rotary_emb
         self._eps = float(config.rms_norm_eps)
+        self._norm = _NormWeight.of(trunk.norm.weight, self._eps)
         self._window = _window(config, base.info.max_context_length)
         self._query_heads = int(config.num_attention_heads)
         self.shape = CacheShape(
@@ -90,12 +131,21 @@ class LeanDecoder:
             dtype=base.dtype,
             device=base.device,
         )
-        self._has_head_norm = hasattr(attention, "q_norm")
+        on_cpu = base.device.type == "cpu" and base.dtype.itemsize >= 4
+        self._norm_rows = self._rms_norm_on_cpu if on_cpu else self._rms_norm
+        # sqrt(D * eps), as in _NormWeight; None without query and key norms.
+        self._head_norm: Tensor | None = None
+        if hasattr(attention, "q_norm"):
+            floor = math.sqrt(self.shape.head_size * self._eps)
+            self._head_norm = trunk.norm.weight.new_tensor(floor)
+        self._divides_by_length = on_cpu and self._head_norm is not None
+        self._cache_view: _CacheView | None = None
         self._factor_LD, self._swapped_LD = self._fold_head_norms(trunk, float(attention.scaling))
         self._sites = [site for layer in layers for site in (layer.qkv, layer.out)]
         self._sites += [site for layer in layers for site in (layer.gate_up, layer.down)]
         self._sites.append(head)
         self._packed: dict[str, PackedSnapshot] = {}
+        self._merged = MergedWeights(self._sites, _MERGED_BYTES if on_cpu else 0)
 
     @classmethod
     def build(cls, base: BaseModel) -> LeanDecoder | None:
@@ -106,15 +156,17 @@ class LeanDecoder:
         if len(set(getattr(config, "layer_types", None) or ["full_attention"])) > 1:
             return None
 
+        eps = float(config.rms_norm_eps)
+
         def fuse(prefix: str, *names: str) -> Site:
             return Site.fuse([base.layers[f"{prefix}.{name}"] for name in names])
 
         layers = [
             _Layer(
-                input_norm=layer.input_layernorm.weight,
+                input_norm=_NormWeight.of(layer.input_layernorm.weight, eps),
                 qkv=fuse(f"model.layers.{index}.self_attn", "q_proj", "k_proj", "v_proj"),
                 out=fuse(f"model.layers.{index}.self_attn", "o_proj"),
-                post_norm=layer.post_attention_layernorm.weight,
+                post_norm=_NormWeight.of(layer.post_attention_layernorm.weight, eps),
                 gate_up=fuse(f"model.layers.{index}.mlp", "gate_proj", "up_proj"),
                 down=fuse(f"model.layers.{index}.mlp", "down_proj"),
             )
@@ -125,22 +177,24 @@ class LeanDecoder:
     def route(self, rows: Sequence[SnapshotRows], num_rows: int) -> _Routing:
         """Pack the snapshots that are new, and stack those of this batch."""
         entries = [
-            AdapterRows(start, stop, self._pack(snapshot.id, snapshot.weights))
+            AdapterRows(start, stop, self._pack(snapshot))
             for start, stop, snapshot in rows
             if snapshot is not None and stop > start
         ]
-        return _Routing(stack_rows(entries, num_rows))
+        solo = rows[0].snapshot if len(rows) == 1 and rows[0][:2] == (0, num_rows) else None
+        return _Routing(stack_rows(entries, num_rows), solo)
 
     def prefill(
         self, tokens_BT: Tensor, past: PromptBlock, start: int, routing: _Routing
     ) -> Tensor:
         """See `Decoder.prefill`."""
         rows, length = tokens_BT.shape
+        self._merge(routing, rows)
         stop = start + length
         positions = torch.arange(start, stop, device=tokens_BT.device)
-        rotary = self._rotary_factors(positions)
+        turns = self._turns(positions)
         # One row's factors serve all rows.
-        rotary = _Rotary(rotary.cos.repeat(rows, 1, 1), rotary.sin.repeat(rows, 1, 1))
+        turns = _Turns(turns.cos.repeat(rows, 1, 1), turns.sin.repeat(rows, 1, 1), is_folded=False)
         mask = None if start == 0 and self._window is None else self._chunk_mask(start, stop)
         groups, size = self.shape.num_heads, self.shape.head_size
 
@@ -160,7 +214,7 @@ class LeanDecoder:
             )
             return out.transpose(1, 2).reshape(rows * length, -1)
 
-        hidden = self._run(tokens_BT.reshape(-1), rotary, attend, routing, length)
+        hidden = self._run(tokens_BT.reshape(-1), turns, attend, routing, length)
         return hidden.view(rows, length, -1)
 
     def decode(
@@ -173,13 +227,10 @@ class LeanDecoder:
     ) -> Tensor:
         """See `Decoder.decode`."""
         rows = tokens_B.shape[0]
+        self._merge(routing, rows)
         groups, size = self.shape.num_heads, self.shape.head_size
-        slots, capacity = cache.num_slots, cache.num_positions
-        heads = torch.arange(2 * groups, device=tokens_B.device)
-        # Where each row's new keys, then values, lie in a layer's flat [2 * S * G * P, D].
-        first = (heads // groups) * (slots * groups) + heads % groups
-        places = torch.arange(rows, device=tokens_B.device)[:, None] * groups + first
-        places = (places * capacity + positions_B[:, None]).view(-1)
+        view = self._view(cache, rows, length)
+        places = (view.first + positions_B[:, None]).view(-1)
         mask = cache.mask[:rows, None, None, :length]
         if self._window is not None:
             far = (
@@ -189,42 +240,54 @@ class LeanDecoder:
         query_heads = self._query_heads
 
         def attend(index: int, qkv: Tensor) -> Tensor:
-            heads = qkv.view(rows, -1, size)
-            layer = cache.data[index]
-            layer.view(-1, size).index_copy_(0, places, heads[:, query_heads:].reshape(-1, size))
+            flat, keys, values = view.layers[index]
+            flat.index_copy_(0, places, qkv[:, query_heads * size :].reshape(-1, size))
             # Query heads that share keys act as query positions: one mask fits all of them.
             out = functional.scaled_dot_product_attention(
-                heads[:, :query_heads].reshape(rows, groups, -1, size),
-                layer[0, :rows, :, :length],
-                layer[1, :rows, :, :length],
+                qkv[:, : query_heads * size].view(rows, groups, -1, size),
+                keys,
+                values,
                 attn_mask=mask,
                 scale=1.0,
             )
             return out.view(rows, -1)
 
-        return self._run(tokens_B, self._rotary_factors(positions_B), attend, routing, 1)
+        turns = self._fold(self._turns(positions_B))
+        return self._run(tokens_B, turns, attend, routing, 1)
 
     def logits(self, hidden_NH: Tensor, routing: _Routing) -> Tensor:
         """See `Decoder.logits`."""
         return self._linear(self._head, hidden_NH, routing, 1)
 
     def _run(
-        self, tokens_N: Tensor, rotary: _Rotary, attend: Any, routing: _Routing, positions: int
+        self, tokens_N: Tensor, turns: _Turns, attend: Any, routing: _Routing, positions: int
     ) -> Tensor:
         """Hidden states [N, H] after the last norm; `attend` gives a layer's attention."""
-        width, eps = self._embedding.shape[1], self._eps
+        norm = self._norm_rows
         x = functional.embedding(tokens_N, self._embedding)
         for index, layer in enumerate(self._layers):
-            normed = functional.rms_norm(x, (width,), layer.input_norm, eps)
-            qkv = self._linear(layer.qkv, normed, routing, positions)
-            self._rotate_(qkv, index, rotary)
+            qkv = self._linear(layer.qkv, norm(x, layer.input_norm), routing, positions)
+            self._rotate_(qkv, index, turns)
             x = self._add_linear(x, layer.out, attend(index, qkv), routing, positions)
-            normed = functional.rms_norm(x, (width,), layer.post_norm, eps)
-            gate, up = self._linear(layer.gate_up, normed, routing, positions).chunk(2, -1)
-            x = self._add_linear(x, layer.down, functional.silu(gate).mul_(up), routing, positions)
-        return functional.rms_norm(x, (width,), self._norm, eps)
+            gate_up = self._linear(layer.gate_up, norm(x, layer.post_norm), routing, positions)
+            middle = gate_up.shape[1] // 2
+            inner = functional.silu(gate_up[:, :middle]).mul_(gate_up[:, middle:])
+            x = self._add_linear(x, layer.down, inner, routing, positions)
+        return norm(x, self._norm)
+
+    def _rms_norm(self, x: Tensor, weight: _NormWeight) -> Tensor:
+        return functional.rms_norm(x, (x.shape[-1],), weight.weight, self._eps)
+
+    def _rms_norm_on_cpu(self, x: Tensor, weight: _NormWeight) -> Tensor:
+        """RMS norm in four operations, where torch's own is a chain of twelve on the CPU."""
+        root = torch.linalg.vector_norm(x, 2, -1, True)
+        torch.hypot(root, weight.floor, out=root)
+        return torch.div(x, root).mul_(weight.scaled)
 
     def _linear(self, site: Site, x: Tensor, routing: _Routing, positions: int) -> Tensor:
+        if routing.merged is not None:
+            weight = routing.merged[site.names[0]]
+            return x @ weight if site.bias is None else torch.addmm(site.bias, x, weight)
         out = functional.linear(x, site.weight, site.bias)
         self._adapt_(site, out, x, routing, positions)
         return out
@@ -232,10 +295,12 @@ class LeanDecoder:
     def _add_linear(
         self, residual: Tensor, site: Site, x: Tensor, routing: _Routing, positions: int
     ) -> Tensor:
-        out = torch.addmm(residual, x, site.weight.t())
+        weight = site.weight.t() if routing.merged is None else routing.merged[site.names[0]]
+        out = torch.addmm(residual, x, weight)
         if site.bias is not None:
             out += site.bias
-        self._adapt_(site, out, x, routing, positions)
+        if routing.merged is None:
+            self._adapt_(site, out, x, routing, positions)
         return out
 
     def _adapt_(
@@ -249,36 +314,80 @@ class LeanDecoder:
         else:
             lora.add_long_(out, x, positions)
 
-    def _rotate_(self, qkv: Tensor, index: int, rotary: _Rotary) -> None:
+    def _rotate_(self, qkv: Tensor, index: int, turns: _Turns) -> None:
         """Norm, scale and rotate the query and key heads of [N, (Q + 2G) * D] in place."""
         size = self.shape.head_size
-        heads = qkv.view(qkv.shape[0], -1, size)[:, : self._query_heads + self.shape.num_heads]
-        normed = heads
-        if self._has_head_norm:
-            normed = functional.rms_norm(heads, (size,), None, self._eps)
-        swapped = normed.unflatten(-1, (2, size // 2)).flip(-2).flatten(-2)
-        rotated = normed * (rotary.cos * self._factor_LD[index])
-        rotated.addcmul_(swapped, rotary.sin * self._swapped_LD[index])
-        heads.copy_(rotated)
+        count = self._query_heads + self.shape.num_heads
+        heads = qkv[:, : count * size].view(-1, count, size)
+        if self._head_norm is not None:
+            normed = self._norm_heads(heads)
+        else:
+            normed = heads
+        swapped = normed.view(-1, count, 2, size // 2).flip(2).view(-1, count, size)
+        if turns.is_folded:
+            cos, sin = turns.cos[index], turns.sin[index]
+        else:
+            cos, sin = turns.cos * self._factor_LD[index], turns.sin * self._swapped_LD[index]
+        torch.mul(normed, cos, out=heads)
+        if swapped.dtype == cos.dtype:
+            heads.addcmul_(swapped, sin)
+        else:
+            heads.add_(swapped * sin)
 
-    def _rotary_factors(self, positions_N: Tensor) -> _Rotary:
-        probe = self._factor_LD[:1]  # says dtype and device
+    def _norm_heads(self, heads: Tensor) -> Tensor:
+        """Normed heads, but for what the rotary factors hold of the norm.
+
+        That is its weight and, on the CPU, sqrt(D): a division by the length is left.
+        """
+        if self._head_norm is None:
+            return heads
+        if not self._divides_by_length:
+            return functional.rms_norm(heads, (heads.shape[-1],), None, self._eps)
+        root = torch.linalg.vector_norm(heads, 2, -1, True)
+        return torch.div(heads, torch.hypot(root, self._head_norm, out=root))
+
+    def _turns(self, positions_N: Tensor) -> _Turns:
+        """Factors of positions, as the model's own rotary module has them."""
+        probe = self._factor_LD[0, :1]  # says dtype and device
         cos, sin = self._rotary(probe, positions_N[None])
         half = self.shape.head_size // 2
         sin = torch.cat((-sin[0, :, :half], sin[0, :, half:]), -1)
-        return _Rotary(cos[0, :, None], sin[:, None])
+        return _Turns(cos[0, :, None], sin[:, None], is_folded=False)
+
+    def _fold(self, turns: _Turns) -> _Turns:
+        """The same for every layer at once, with norm weights and the attention scale in."""
+        cos = turns.cos * self._factor_LD[:, None]
+        return _Turns(cos, turns.sin * self._swapped_LD[:, None], is_folded=True)
+
+    def _view(self, cache: SlotCache, rows: int, length: int) -> _CacheView:
+        """Slices of the cache, made anew only when the cache or what is live of it changes."""
+        key = (cache.data.data_ptr(), cache.data.shape, rows, length)
+        if self._cache_view is None or self._cache_view.key != key:
+            heads = torch.arange(2 * self.shape.num_heads, device=self.shape.device)
+            row = torch.arange(rows, device=self.shape.device)[:, None]
+            groups = self.shape.num_heads
+            first = (heads // groups) * (cache.num_slots * groups) + heads % groups
+            layers = [
+                (layer.view(-1, layer.shape[-1]), *layer[:, :rows, :, :length].unbind(0))
+                for layer in cache.data.unbind(0)
+            ]
+            first = (first + row * groups) * cache.num_positions
+            self._cache_view = _CacheView(key, first, layers)
+        return self._cache_view
 
     def _fold_head_norms(self, trunk: Any, scaling: float) -> tuple[Tensor, Tensor]:
         """Each layer's factors of query and key heads [L, Q + G, D], and with halves swapped."""
         size = self.shape.head_size
         # float32 at least: the attention scale must not be rounded to bfloat16.
         dtype = torch.promote_types(self.shape.dtype, torch.float32)
-        query = torch.full((size,), scaling, dtype=dtype, device=self.shape.device)
-        key = torch.ones_like(query)
+        # The heads' norm on the CPU leaves out sqrt(D), as `_norm_heads` says.
+        root = math.sqrt(size) if self._divides_by_length else 1.0
+        query = torch.full((size,), scaling * root, dtype=dtype, device=self.shape.device)
+        key = torch.full_like(query, root)
         factors: list[Tensor] = []
         for layer in trunk.layers:
             norms = (1.0, 1.0)
-            if self._has_head_norm:
+            if self._head_norm is not None:
                 norms = (layer.self_attn.q_norm.weight, layer.self_attn.k_norm.weight)
             queries = (query * norms[0]).expand(self._query_heads, size)
             keys = (key * norms[1]).expand(self.shape.num_heads, size)
@@ -297,14 +406,22 @@ class LeanDecoder:
         zeros = torch.zeros(hidden.shape, dtype=self.shape.dtype, device=device)
         return zeros.masked_fill_(hidden, -torch.inf)
 
-    def _pack(self, snapshot_id: str, weights: Any) -> PackedSnapshot:
-        packed = self._packed.pop(snapshot_id, None)
+    def _pack(self, snapshot: AdapterSnapshot) -> PackedSnapshot:
+        packed = self._packed.pop(snapshot.id, None)
         if packed is None:
-            packed = pack_snapshot(self._sites, weights)
+            packed = pack_snapshot(self._sites, snapshot.weights)
             while len(self._packed) >= _MAX_PACKED:
                 del self._packed[next(iter(self._packed))]
-        self._packed[snapshot_id] = packed
+        self._packed[snapshot.id] = packed
         return packed
+
+    def _merge(self, routing: _Routing, num_tokens: int) -> None:
+        """Let a batch of one snapshot use merged weights, once that pays."""
+        solo = routing.solo
+        if solo is None or routing.merged is not None:
+            return
+        if self._merged.find(solo.id, num_tokens):
+            routing.merged = self._merged.copy(solo.id, self._pack(solo))
 
 
 def _window(config: Any, max_context_length: int) -> int | None:

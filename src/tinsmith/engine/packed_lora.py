@@ -20,7 +20,16 @@ from torch import Tensor
 
 from tinsmith.engine.lora import LoraLinear, LoraPair
 
-__all__ = ["AdapterRows", "PackedPair", "Site", "SiteLora", "pack_snapshot", "stack_rows"]
+__all__ = [
+    "AdapterRows",
+    "MergedWeights",
+    "PackedPair",
+    "PackedSnapshot",
+    "Site",
+    "SiteLora",
+    "pack_snapshot",
+    "stack_rows",
+]
 
 
 @dataclass(frozen=True)
@@ -104,33 +113,75 @@ class AdapterRows(NamedTuple):
     packed: PackedSnapshot
 
 
+class MergedWeights:
+    """Base and adapter in one matrix a site, for snapshots that decode alone for long.
+
+    Saves the low-rank products, about a quarter of the work of a small model, for a copy of its
+    weights. Only in float32 and wider, where a merged product equals the separate ones to
+    rounding. The least recently used copies make room for new ones.
+
+    Args:
+        sites: all products of the model.
+        max_bytes: of all copies together; less than one copy turns merging off.
+    """
+
+    _MIN_TOKENS = 256  # decoded alone, before a copy is worth its making
+
+    def __init__(self, sites: Sequence[Site], max_bytes: int) -> None:
+        self._sites = sites
+        weights = [site.weight for site in sites]
+        size = sum(weight.numel() * weight.dtype.itemsize for weight in weights)
+        is_exact = weights[0].dtype.itemsize >= 4
+        self._max_copies = max_bytes // size if is_exact else 0
+        self._num_tokens: dict[str, int] = {}
+        self._copies: dict[str, Mapping[str, Tensor]] = {}
+
+    def find(self, snapshot_id: str, num_tokens: int) -> bool:
+        """Count tokens that a snapshot decodes alone; whether it has, or deserves, a copy."""
+        if self._max_copies == 0:
+            return False
+        count = self._num_tokens.get(snapshot_id, 0) + num_tokens
+        self._num_tokens[snapshot_id] = count
+        return count >= self._MIN_TOKENS
+
+    def copy(self, snapshot_id: str, packed: PackedSnapshot) -> Mapping[str, Tensor]:
+        """By site name, [I, O]: the transposed layout is read faster at few rows."""
+        copy = self._copies.pop(snapshot_id, None)
+        if copy is None:
+            while len(self._copies) >= self._max_copies:
+                oldest = next(iter(self._copies))
+                del self._copies[oldest]
+                self._num_tokens.pop(oldest, None)
+            copy = {site.names[0]: _merge(site, packed.get(site.names[0])) for site in self._sites}
+        self._copies[snapshot_id] = copy
+        return copy
+
+
+def _merge(site: Site, pair: PackedPair | None) -> Tensor:
+    if pair is None:
+        return site.weight.t().contiguous()
+    return torch.addmm(site.weight.t(), pair.a.t(), pair.b.t()).contiguous()
+
+
 class SiteLora:
     """What the live snapshots add at one site, for one fixed assignment of rows to snapshots."""
 
     def __init__(self, pairs: Sequence[tuple[int, int, PackedPair]], num_rows: int) -> None:
         self._pairs = [(start, stop, pair.a.t(), pair.b.t()) for start, stop, pair in pairs]
-        first = pairs[0]
-        self._whole = len(pairs) == 1 and (first[0], first[1]) == (0, num_rows)
-        self._stack: tuple[Tensor, Tensor] | None = None
-        counts = {stop - start for start, stop, _ in pairs}
-        device = first[2].a.device
-        if len(pairs) > 1:
-            self._stack = _stack([pair for _, _, pair in pairs])
-            width = max(counts)
-            covers_all = len(counts) == 1 and width * len(pairs) == num_rows
-            self._gather, self._scatter = (
-                (None, None) if covers_all else _padding(pairs, width, num_rows, device)
-            )
+        self._whole = len(pairs) == 1 and pairs[0][:2] == (0, num_rows)
+        self._sources = pairs
+        self._num_rows = num_rows
+        self._stack: _Stack | None = None
 
     def add_(self, out: Tensor, x: Tensor) -> None:
         """Add the low-rank products of x [N, I] to out [N, O], one position a row."""
         if self._whole:
             _, _, a, b = self._pairs[0]
             out.addmm_(x @ a, b)
-        elif self._stack is not None:
-            self._add_stacked(out, x, *self._stack)
-        else:
+        elif len(self._pairs) == 1:
             self.add_long_(out, x, 1)
+        else:
+            self._add_stacked(out, x)
 
     def add_long_(self, out: Tensor, x: Tensor, positions: int) -> None:
         """The same for rows of several positions each, an adapter at a time."""
@@ -138,15 +189,18 @@ class SiteLora:
             rows = slice(start * positions, stop * positions)
             out[rows].addmm_(x[rows] @ a, b)
 
-    def _add_stacked(self, out: Tensor, x: Tensor, a_AIR: Tensor, b_ARO: Tensor) -> None:
-        count = a_AIR.shape[0]
-        if self._gather is None or self._scatter is None:
-            low = torch.bmm(x.view(count, -1, x.shape[1]), a_AIR)
-            out.view(count, -1, out.shape[1]).baddbmm_(low, b_ARO)
+    def _add_stacked(self, out: Tensor, x: Tensor) -> None:
+        if self._stack is None:
+            self._stack = _Stack.of(self._sources, self._num_rows)
+        a, b, rows, is_real = self._stack
+        count = a.shape[0]
+        if rows is None:
+            low = torch.bmm(x.view(count, -1, x.shape[1]), a)
+            out.view(count, -1, out.shape[1]).baddbmm_(low, b)
             return
-        padded = x.index_select(0, self._gather).view(count, -1, x.shape[1])
-        added = torch.bmm(torch.bmm(padded, a_AIR), b_ARO)
-        out.index_add_(0, self._gather, added.view(-1, out.shape[1]) * self._scatter)
+        padded = x.index_select(0, rows).view(count, -1, x.shape[1])
+        added = torch.bmm(torch.bmm(padded, a), b).view(-1, out.shape[1])
+        out.index_add_(0, rows, added if is_real is None else added.mul_(is_real))
 
 
 def stack_rows(rows: Sequence[AdapterRows], num_rows: int) -> dict[str, SiteLora]:
@@ -165,28 +219,36 @@ def stack_rows(rows: Sequence[AdapterRows], num_rows: int) -> dict[str, SiteLora
     }
 
 
-def _stack(pairs: Sequence[PackedPair]) -> tuple[Tensor, Tensor]:
-    """A [A, I, R] and B [A, R, O] of several snapshots, zero beyond each one's rank."""
-    rank = max(pair.a.shape[0] for pair in pairs)
-    first = pairs[0]
-    a = first.a.new_zeros(len(pairs), first.a.shape[1], rank)
-    b = first.b.new_zeros(len(pairs), rank, first.b.shape[0])
-    for index, pair in enumerate(pairs):
-        a[index, :, : pair.a.shape[0]] = pair.a.t()
-        b[index, : pair.a.shape[0]] = pair.b.t()
-    return a, b
+class _Stack(NamedTuple):
+    """Several adapters' pairs at one site, and the padded places of their rows."""
 
+    a: Tensor
+    """[A, I, R], zero beyond each adapter's rank."""
+    b: Tensor
+    """[A, R, O]."""
+    rows: Tensor | None
+    """[A * M]: row of each place; None where rows lie as the stack wants them."""
+    is_real: Tensor | None
+    """[A * M, 1]: 1, or 0 for padding, which repeats a row; None without padding."""
 
-def _padding(
-    pairs: Sequence[tuple[int, int, PackedPair]], width: int, num_rows: int, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """Row of each of A * width padded places, and 1 or 0 for whether the place is real."""
-    del num_rows
-    rows: list[int] = []
-    real: list[float] = []
-    for start, stop, _ in pairs:
-        padding = width - (stop - start)
-        rows += [*range(start, stop), *[start] * padding]
-        real += [1.0] * (stop - start) + [0.0] * padding
-    kept = torch.tensor(real, device=device, dtype=pairs[0][2].a.dtype)[:, None]
-    return torch.tensor(rows, device=device), kept
+    @classmethod
+    def of(cls, pairs: Sequence[tuple[int, int, PackedPair]], num_rows: int) -> _Stack:
+        rank = max(pair.a.shape[0] for _, _, pair in pairs)
+        first = pairs[0][2]
+        a = first.a.new_zeros(len(pairs), first.a.shape[1], rank)
+        b = first.b.new_zeros(len(pairs), rank, first.b.shape[0])
+        for index, (_, _, pair) in enumerate(pairs):
+            a[index, :, : pair.a.shape[0]] = pair.a.t()
+            b[index, : pair.a.shape[0]] = pair.b.t()
+        width = max(stop - start for start, stop, _ in pairs)
+        is_even = all(stop - start == width for start, stop, _ in pairs)
+        if is_even and width * len(pairs) == num_rows:
+            return cls(a, b, None, None)
+        rows: list[int] = []
+        is_real: list[float] = []
+        for start, stop, _ in pairs:
+            padding = width - (stop - start)
+            rows += [*range(start, stop), *[start] * padding]
+            is_real += [1.0] * (stop - start) + [0.0] * padding
+        mask = None if all(is_real) else a.new_tensor(is_real)[:, None]
+        return cls(a, b, torch.tensor(rows, device=a.device), mask)

@@ -22,7 +22,8 @@ from tinsmith.core.errors import TinsmithError, UserError
 from tinsmith.engine.adapters import AdapterSnapshot
 from tinsmith.engine.base_model import BaseModel
 from tinsmith.engine.decode_rows import DecodeRows, Entry, Start, drawing_rows
-from tinsmith.engine.decoder import SnapshotRows, make_decoder
+from tinsmith.engine.decoder import SnapshotRows
+from tinsmith.engine.decoder_choice import make_decoder
 from tinsmith.engine.jobs import EngineLimits, SampleJob, SampleResult
 from tinsmith.engine.kv_cache import SlotCache, bucket
 from tinsmith.engine.prefill import Prefill
@@ -33,7 +34,7 @@ from tinsmith.types import SampledSequence
 
 __all__ = ["Sampler"]
 
-_LENGTH_STEP = 32  # attention covers the longest row, rounded up to this
+_LENGTH_STEP = 8  # attention covers the longest row, rounded up to this
 _LIVE_CHUNK_SHARE = 4  # a long prompt's chunk is that much smaller while rows wait for their token
 
 
@@ -120,9 +121,8 @@ class Sampler:
         while self._waiting and free > 0 and budget > 0:
             state = self._waiting[0]
             if state.num_prefilled or state.prompt.size > budget:
-                if not short:
-                    if self._prefill.run_chunk(state, budget):
-                        self._ready.append(self._waiting.popleft())
+                if not short and self._prefill.run_chunk(state, budget):
+                    self._ready.append(self._waiting.popleft())
                 break
             short.append(self._waiting.popleft())
             budget -= state.prompt.size
