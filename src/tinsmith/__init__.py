@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         PermissionDeniedError,
         RateLimitError,
         RequestFailedError,
+        RestClient,
         SamplingClient,
         ServiceClient,
         TrainingClient,
@@ -89,6 +90,7 @@ __all__ = [
     "PermissionDeniedError",
     "RateLimitError",
     "RequestFailedError",
+    "RestClient",
     "SampleResponse",
     "SampledSequence",
     "SamplingClient",
@@ -111,8 +113,8 @@ _NAMES_OF = {
     "tinsmith.client": """
         APIConnectionError APIError APIFuture APIResponseValidationError APIStatusError
         APITimeoutError AuthenticationError BadRequestError ConflictError InternalServerError
-        NotFoundError PermissionDeniedError RateLimitError RequestFailedError SamplingClient
-        ServiceClient TrainingClient UnprocessableEntityError
+        NotFoundError PermissionDeniedError RateLimitError RequestFailedError RestClient
+        SamplingClient ServiceClient TrainingClient UnprocessableEntityError
     """,
     "tinsmith.core.errors": """
         ConfigError DataError MissingExtraError ServerError TinsmithError UnknownNameError UserError

@@ -1,7 +1,8 @@
 """The SDK: train and sample over the service, from scripts, async code and notebooks alike.
 
 `ServiceClient` is the way in; it makes `TrainingClient`s and `SamplingClient`s, whose methods
-return `APIFuture`s. Names and defaults follow the Tinker SDK.
+return `APIFuture`s. `RestClient` looks after what the service keeps. Names and defaults follow the
+Tinker SDK.
 """
 
 from tinsmith.client.errors import (
@@ -25,6 +26,7 @@ from tinsmith.client.errors import (
     UnprocessableEntityError,
 )
 from tinsmith.client.futures import APIFuture, ClientFuture
+from tinsmith.client.rest import RestClient
 from tinsmith.client.retries import RetryConfig
 from tinsmith.client.sampling import SamplingClient
 from tinsmith.client.service import ServiceClient
@@ -49,6 +51,7 @@ __all__ = [
     "PermissionDeniedError",
     "RateLimitError",
     "RequestFailedError",
+    "RestClient",
     "ResultExpiredError",
     "RetryConfig",
     "SamplingClient",

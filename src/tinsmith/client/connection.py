@@ -1,20 +1,19 @@
 """One ServiceClient's way to its service: address, configuration, session, numbering.
 
 Everything is made on first use: the constructor of a client does no I/O. Main names: `Connection`,
-`ConnectionSettings`, `ServiceConfig`.
+`ServiceConfig`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import atexit
-import dataclasses
 import itertools
 import logging
 import os
 import sys
 import weakref
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine
 from typing import Any, Generic, Protocol, TypeVar
 
 import pydantic
@@ -32,7 +31,8 @@ from tinsmith.client.loop import loop_thread, run_in_daemon_thread
 from tinsmith.client.polling import ResultKind, await_result
 from tinsmith.client.retries import RetryPolicy
 from tinsmith.client.session import FinishStatus, Session
-from tinsmith.client.transport import Request, Transport
+from tinsmith.client.settings import ConnectionSettings
+from tinsmith.client.transport import Reply, Request, Transport
 from tinsmith.core import jsonio, paths
 from tinsmith.core.errors import ServerError
 from tinsmith.types import CreateSessionRequest, CreateSessionResponse, UntypedAPIFuture
@@ -44,21 +44,6 @@ M = TypeVar("M", bound=pydantic.BaseModel)
 
 _EXIT_TIMEOUT_S = 2.0
 """How long the end of the process may wait for sessions to be finished."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class ConnectionSettings:
-    """What a ServiceClient was asked for."""
-
-    base_url: str | None
-    """None starts or joins the embedded service."""
-    api_key: str = dataclasses.field(default="", repr=False)
-    timeout_s: float = 60.0
-    max_retries: int = 10
-    headers: Mapping[str, str] = dataclasses.field(default_factory=dict[str, str])
-    user_metadata: Mapping[str, str] | None = None
-    project_id: str | None = None
-    display_name: str | None = None
 
 
 class ServiceConfig(pydantic.BaseModel):
@@ -120,10 +105,19 @@ class Connection:
         reply = await transport.send(json_request(request))
         return parse(answer, reply.json(), request.type)
 
+    async def ask(self, request: Request) -> Reply:
+        """Send a request that needs no session."""
+        transport = await self.transport()
+        try:
+            return await transport.send(request)
+        except APIConnectionError:
+            if not self.is_embedded or self._session.value is not None:
+                raise
+            return await (await self._rejoin(transport)).send(request)
+
     async def get(self, path: str, answer: type[M]) -> M:
         """GET something that needs no session; the validated answer."""
-        transport = await self.transport()
-        return parse(answer, (await transport.send(Request(path, method="GET"))).json(), path)
+        return parse(answer, (await self.ask(Request(path, method="GET"))).json(), path)
 
     async def submit(self, request: Request) -> UntypedAPIFuture:
         """Send within the session a request whose answer is the promise of a result."""
@@ -183,6 +177,13 @@ class Connection:
         state_dir = paths.state_dir()
         return await run_in_daemon_thread(lambda: launcher.join_or_start(state_dir))
 
+    async def _rejoin(self, transport: Transport) -> Transport:
+        """The embedded service again: without a session it may have ended for idleness."""
+        if self._transport.value is transport:
+            self._transport.reset()
+            await transport.close()
+        return await self.transport()
+
     def _make_transport(self, url: str, service: launcher.EmbeddedService | None) -> Transport:
         settings = self.settings
         return Transport(
@@ -214,6 +215,7 @@ class Connection:
     async def _create_session(self) -> Session:
         settings = self.settings
         request = CreateSessionRequest(
+            tags=list(settings.tags),
             user_metadata=dict(settings.user_metadata or {}),
             sdk_version=tinsmith.__version__,
             project_id=settings.project_id,
@@ -225,10 +227,7 @@ class Connection:
         except APIConnectionError:
             if not self.is_embedded:
                 raise
-            # Without a session it does not wait for us, and may have ended for idleness.
-            self._transport.reset()
-            await transport.close()
-            transport = await self.transport()
+            transport = await self._rejoin(transport)
             reply = await transport.send(json_request(request))
         answer = parse(CreateSessionResponse, reply.json(), request.type)
         for level, message in (

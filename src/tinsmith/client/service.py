@@ -5,21 +5,23 @@ Main name: `ServiceClient`.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from tinsmith.client import launcher
-from tinsmith.client.connection import Connection, ConnectionSettings, json_request
+from tinsmith.client.connection import Connection, json_request
 from tinsmith.client.futures import APIFuture, ClientFuture, start
 from tinsmith.client.polling import ResultKind
+from tinsmith.client.rest import RestClient
 from tinsmith.client.retries import RetryConfig
 from tinsmith.client.sampling import SamplingClient, start_sampling_client
 from tinsmith.client.session import FinishStatus
+from tinsmith.client.settings import settings_from
 from tinsmith.client.training import TrainingClient
-from tinsmith.core import environment, paths
+from tinsmith.core import paths
 from tinsmith.core.errors import TinsmithError, UserError
 from tinsmith.types import (
     CreateModelRequest,
@@ -71,7 +73,7 @@ class ServiceClient:
 
         Args:
             user_metadata: kept with the session.
-            project_id: the project that the session belongs to.
+            project_id: the project that the session belongs to; by default `TINSMITH_PROJECT_ID`.
             display_name: of the session.
             base_url: the service's address; a path prefix is kept.
             api_key: sent with every request; the embedded service needs none.
@@ -87,24 +89,15 @@ class ServiceClient:
             raise UserError(f"timeout={timeout}: must be positive, in seconds", field="timeout")
         if max_retries < 0:
             raise UserError(f"max_retries={max_retries}: must be 0 or more", field="max_retries")
-        base_url = (base_url or environment.base_url() or "").rstrip("/") or None
-        if base_url is None:
-            launcher.check_engine_installed()
-        elif not base_url.startswith(("http://", "https://")):
-            raise UserError(
-                f"base_url={base_url!r}: must start with http:// or https://",
-                field="base_url",
-                hint=f"try http://{base_url}",
-            )
+        settings = settings_from(base_url, api_key)
         self._connection = Connection(
-            ConnectionSettings(
-                base_url=base_url,
-                api_key=api_key or environment.api_key() or "",
+            dataclasses.replace(
+                settings,
                 timeout_s=timeout,
                 max_retries=max_retries,
                 headers=dict(default_headers_overrides or {}),
                 user_metadata=user_metadata,
-                project_id=project_id,
+                project_id=project_id or settings.project_id,
                 display_name=display_name,
             )
         )
@@ -209,6 +202,22 @@ class ServiceClient:
             model_path=model_path,
             base_model=None if base_model is None else self._located(base_model),
             retry_config=retry_config,
+        )
+
+    def create_rest_client(self) -> RestClient:
+        """A client for what the service keeps; shares this one's connections and its end."""
+        return RestClient.of(self._connection)
+
+    def copy_weights(
+        self,
+        path: str,
+        *,
+        ttl_seconds: int | None = None,
+        weights_access_token: str | None = None,
+    ) -> APIFuture[str]:
+        """Copy a checkpoint into this client's project; see `RestClient.copy_weights`."""
+        return self.create_rest_client().copy_weights(
+            path, ttl_seconds=ttl_seconds, weights_access_token=weights_access_token
         )
 
     def get_server_capabilities(self) -> ClientFuture[GetServerCapabilitiesResponse]:

@@ -52,7 +52,7 @@ class Request:
 
     path: str
     body: bytes = b""
-    method: Literal["GET", "POST"] = "POST"
+    method: Literal["GET", "POST", "PUT", "DELETE"] = "POST"
     content_type: str = JSON
     accept: str = JSON
     headers: Mapping[str, str] = dataclasses.field(default_factory=dict[str, str])

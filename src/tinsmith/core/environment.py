@@ -9,7 +9,16 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-__all__ = ["api_key", "base_url", "compute_process", "home", "log_level", "xdg_home"]
+__all__ = [
+    "api_key",
+    "base_url",
+    "compute_process",
+    "home",
+    "log_level",
+    "project_id",
+    "tags",
+    "xdg_home",
+]
 
 _XDG_DEFAULTS = {"data": ".local/share", "config": ".config", "cache": ".cache"}
 
@@ -23,6 +32,17 @@ def base_url() -> str | None:
 def api_key() -> str | None:
     """Return the API key (`TINSMITH_API_KEY`, `TINKER_API_KEY`)."""
     return _first("TINSMITH_API_KEY", "TINKER_API_KEY")
+
+
+def project_id() -> str | None:
+    """Return the project to work in (`TINSMITH_PROJECT_ID`, `TINKER_PROJECT_ID`)."""
+    return _first("TINSMITH_PROJECT_ID", "TINKER_PROJECT_ID")
+
+
+def tags() -> list[str]:
+    """Return the tags of sessions (`TINSMITH_TAGS`, `TINKER_TAGS`), separated by commas."""
+    names = (_first("TINSMITH_TAGS", "TINKER_TAGS") or "").split(",")
+    return list(dict.fromkeys(name.strip() for name in names if name.strip()))
 
 
 def log_level() -> str | None:

@@ -217,6 +217,12 @@ class RecordingServer:
             def do_POST(self) -> None:
                 self._respond()
 
+            def do_PUT(self) -> None:
+                self._respond()
+
+            def do_DELETE(self) -> None:
+                self._respond()
+
             def _respond(self) -> None:
                 body = self.rfile.read(int(self.headers.get("content-length") or 0))
                 headers = {name.lower(): value for name, value in self.headers.items()}

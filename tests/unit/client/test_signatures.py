@@ -4,7 +4,14 @@ import inspect
 
 import pytest
 
-from tinsmith.client import APIFuture, RetryConfig, SamplingClient, ServiceClient, TrainingClient
+from tinsmith.client import (
+    APIFuture,
+    RestClient,
+    RetryConfig,
+    SamplingClient,
+    ServiceClient,
+    TrainingClient,
+)
 
 SIGNATURES = {
     ServiceClient: {
@@ -16,6 +23,8 @@ SIGNATURES = {
         "create_training_client_from_state_with_optimizer": "path, base_model=None, "
         "user_metadata=None",
         "create_sampling_client": "model_path=None, base_model=None, retry_config=None",
+        "create_rest_client": "",
+        "copy_weights": "path, *, ttl_seconds=None, weights_access_token=None",
         "get_server_capabilities": "",
         "close": "status='success', detail=None",
     },
@@ -39,6 +48,32 @@ SIGNATURES = {
         "get_base_model": "",
         "get_tokenizer": "",
     },
+    RestClient: {
+        "__init__": "*, base_url=None, api_key=None",
+        "get_server_capabilities": "",
+        "whoami": "",
+        "get_training_run": "training_run_id, access_scope='owned'",
+        "get_training_run_by_tinker_path": "tinker_path, access_scope='owned'",
+        "list_training_runs": "limit=20, offset=0, access_scope='owned', project_id=None",
+        "list_checkpoints": "training_run_id",
+        "list_user_checkpoints": "limit=100, offset=0",
+        "get_weights_info_by_tinker_path": "tinker_path",
+        "get_external_weights_urls": "tinker_path",
+        "delete_checkpoint": "training_run_id, checkpoint_id",
+        "delete_checkpoint_from_tinker_path": "tinker_path",
+        "publish_checkpoint_from_tinker_path": "tinker_path",
+        "unpublish_checkpoint_from_tinker_path": "tinker_path",
+        "set_checkpoint_ttl_from_tinker_path": "tinker_path, ttl_seconds",
+        "copy_weights": "path, destination_project_id=None, *, ttl_seconds=None, "
+        "weights_access_token=None",
+        "get_session": "session_id, access_scope='owned'",
+        "list_sessions": "limit=20, offset=0, access_scope='owned'",
+        "search_sessions": "request",
+        "assign_session_project": "session_id, project_id",
+        "export_session_trace": "session_id",
+        "get_sampler": "sampler_id",
+        "close": "",
+    },
     APIFuture: {
         "result": "timeout=None",
         "result_async": "timeout=None",
@@ -52,12 +87,13 @@ SIGNATURES = {
         "retry_delay_max=10.0, jitter_factor=0.25, enable_retry_logic=True",
     },
 }
+WITHOUT_TWIN = ("__init__", "close", "get_tokenizer", "create_rest_client", "copy_weights")
 CASES = [(cls, name) for cls, methods in SIGNATURES.items() for name in methods]
 TWINS = [
     (cls, name)
-    for cls in (ServiceClient, TrainingClient, SamplingClient)
+    for cls in (ServiceClient, TrainingClient, SamplingClient, RestClient)
     for name in SIGNATURES[cls]
-    if name not in ("__init__", "close", "get_tokenizer")
+    if name not in WITHOUT_TWIN
 ]
 
 
@@ -87,7 +123,7 @@ def test_an_async_twin_takes_the_same_arguments(cls: type, name: str) -> None:
     assert parameters(cls, f"{name}_async") == parameters(cls, name)
 
 
-@pytest.mark.parametrize("cls", [ServiceClient, TrainingClient, SamplingClient])
+@pytest.mark.parametrize("cls", [ServiceClient, TrainingClient, SamplingClient, RestClient])
 def test_every_public_method_is_pinned(cls: type) -> None:
     public = {
         name

@@ -1,0 +1,487 @@
+"""RestClient: what a service keeps - training runs, checkpoints, sessions - without a session.
+
+Main name: `RestClient`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Literal, Self, TypeVar
+from urllib.parse import quote, urlencode
+
+import pydantic
+
+from tinsmith.client.connection import Connection, parse
+from tinsmith.client.errors import NotFoundError
+from tinsmith.client.futures import APIFuture, start
+from tinsmith.client.principals import whoami_of_token
+from tinsmith.client.settings import settings_from
+from tinsmith.client.transport import Request
+from tinsmith.core.errors import ServerError, UserError
+from tinsmith.types import (
+    AccessScope,
+    ApiKeyResponse,
+    CheckpointsListResponse,
+    CheckpointTtlRequest,
+    CopyWeightsRequest,
+    CopyWeightsResponse,
+    ExternalWeightsUrlsResponse,
+    GetSamplerResponse,
+    GetServerCapabilitiesResponse,
+    GetSessionResponse,
+    ListSessionsResponse,
+    ParsedCheckpointTinkerPath,
+    RequestModel,
+    SessionProjectRequest,
+    SessionSearchRequest,
+    SessionSearchResponse,
+    SessionTraceExportResponse,
+    TrainingRun,
+    TrainingRunsResponse,
+    WeightsInfoRequest,
+    WeightsInfoResponse,
+    WhoamiResponse,
+)
+
+logger = logging.getLogger(__name__)
+
+M = TypeVar("M", bound=pydantic.BaseModel)
+
+TRACE_POLL_INTERVAL_S = 5.0
+
+
+class RestClient:
+    """Looks at and looks after what a service keeps.
+
+    Needs no session, and nothing is sent before the first call. Every method returns an
+    `APIFuture`; the `_async` twins are awaited for the result.
+
+    Example:
+        >>> rest = RestClient(base_url="http://127.0.0.1:8000")
+        >>> runs = rest.list_training_runs().result()  # doctest: +SKIP
+    """
+
+    def __init__(self, *, base_url: str | None = None, api_key: str | None = None) -> None:
+        """Remember what to connect to; arguments as those of `ServiceClient`.
+
+        Raises:
+            MissingExtraError: no address, and the packages of the embedded service are missing.
+            UserError: the address is not one.
+        """
+        self._connection = Connection(settings_from(base_url, api_key))
+
+    @classmethod
+    def of(cls, connection: Connection) -> RestClient:
+        """A client that shares a ServiceClient's connection."""
+        client = cls.__new__(cls)
+        client._connection = connection
+        return client
+
+    def __repr__(self) -> str:
+        return f"RestClient({self._connection.settings.base_url or 'embedded service'})"
+
+    def close(self) -> APIFuture[None]:
+        """Close the connections; of a client that a ServiceClient made, that one's too."""
+        return start(lambda: self._connection.close("success", None), "close")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exception_type: type[BaseException] | None,
+        exception: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close().result()
+
+    # The service -----------------------------------------------------------------------------
+
+    def get_server_capabilities(self) -> APIFuture[GetServerCapabilitiesResponse]:
+        """The base models the service offers."""
+        return self._get("get_server_capabilities", GetServerCapabilitiesResponse)
+
+    def whoami(self) -> APIFuture[WhoamiResponse]:
+        """Whose credential is in use.
+
+        Read from the key where it is a token that says so (a JWT), else from the service's record
+        of the key.
+        """
+
+        async def whoami() -> WhoamiResponse:
+            answer = whoami_of_token(self._connection.settings.api_key)
+            if answer is not None:
+                return answer
+            try:
+                record = await self._connection.get("auth/apikey/me", ApiKeyResponse)
+            except NotFoundError as error:
+                raise ServerError(
+                    "whoami: the service keeps no record of keys", hint="ask who runs it"
+                ) from error
+            return WhoamiResponse(
+                user_urn=f"apikey:{record.key_id}",
+                org_urn=record.details.org_details.name or "",
+                email=record.details.user_details.email,
+            )
+
+        return start(whoami, "whoami")
+
+    # Training runs ---------------------------------------------------------------------------
+
+    def get_training_run(
+        self, training_run_id: str, access_scope: AccessScope = "owned"
+    ) -> APIFuture[TrainingRun]:
+        """A training run by its id, which is its model's id."""
+        return self._get(_run(training_run_id), TrainingRun, access_scope=access_scope)
+
+    def get_training_run_by_tinker_path(
+        self, tinker_path: str, access_scope: AccessScope = "owned"
+    ) -> APIFuture[TrainingRun]:
+        """The training run that saved a checkpoint."""
+        parsed = ParsedCheckpointTinkerPath.from_tinker_path(tinker_path)
+        return self.get_training_run(parsed.training_run_id, access_scope)
+
+    def list_training_runs(
+        self,
+        limit: int = 20,
+        offset: int = 0,
+        access_scope: AccessScope = "owned",
+        project_id: str | None = None,
+    ) -> APIFuture[TrainingRunsResponse]:
+        """A page of training runs; its cursor says how many there are."""
+        return self._get(
+            "training_runs",
+            TrainingRunsResponse,
+            limit=limit,
+            offset=offset,
+            access_scope=access_scope,
+            project_id=project_id,
+        )
+
+    # Checkpoints -----------------------------------------------------------------------------
+
+    def list_checkpoints(self, training_run_id: str) -> APIFuture[CheckpointsListResponse]:
+        """All checkpoints of a training run."""
+        return self._get(f"{_run(training_run_id)}/checkpoints", CheckpointsListResponse)
+
+    def list_user_checkpoints(
+        self, limit: int = 100, offset: int = 0
+    ) -> APIFuture[CheckpointsListResponse]:
+        """A page of the checkpoints of all training runs, newest first."""
+        return self._get("checkpoints", CheckpointsListResponse, limit=limit, offset=offset)
+
+    def get_weights_info_by_tinker_path(self, tinker_path: str) -> APIFuture[WeightsInfoResponse]:
+        """What a checkpoint holds: base model, rank, trained parts."""
+        request = _request("weights_info", WeightsInfoRequest(tinker_path=tinker_path))
+        return self._ask(request, WeightsInfoResponse)
+
+    def get_external_weights_urls(self, tinker_path: str) -> APIFuture[ExternalWeightsUrlsResponse]:
+        """Where the files of an export (`save_weights_external`) can be fetched.
+
+        Raises:
+            UserError: the path is not that of an export.
+        """
+        parsed = ParsedCheckpointTinkerPath.from_tinker_path(tinker_path)
+        if parsed.checkpoint_type != "external":
+            raise UserError(
+                f"path={tinker_path!r}: must be that of an export, .../external_weights/<name>",
+                field="path",
+                hint="TrainingClient.save_weights_external makes one",
+            )
+        return self._get(
+            f"{_checkpoint(tinker_path)}/external_weights_urls", ExternalWeightsUrlsResponse
+        )
+
+    def delete_checkpoint(self, training_run_id: str, checkpoint_id: str) -> APIFuture[None]:
+        """Delete a checkpoint by its id, such as `weights/step-10`."""
+        return self._do(Request(_checkpoint_of(training_run_id, checkpoint_id), method="DELETE"))
+
+    def delete_checkpoint_from_tinker_path(self, tinker_path: str) -> APIFuture[None]:
+        """Delete a checkpoint by its address."""
+        return self._do(Request(_checkpoint(tinker_path), method="DELETE"))
+
+    def publish_checkpoint_from_tinker_path(self, tinker_path: str) -> APIFuture[None]:
+        """Let other accounts load a checkpoint; one that is public already stays so."""
+        return self._publish(tinker_path, "POST")
+
+    def unpublish_checkpoint_from_tinker_path(self, tinker_path: str) -> APIFuture[None]:
+        """Take a checkpoint back from other accounts."""
+        return self._publish(tinker_path, "DELETE")
+
+    def set_checkpoint_ttl_from_tinker_path(
+        self, tinker_path: str, ttl_seconds: int | None
+    ) -> APIFuture[None]:
+        """Say when a checkpoint is deleted, from now; None keeps it for good."""
+        body = CheckpointTtlRequest(ttl_seconds=ttl_seconds).model_dump_json()  # null is said
+        return self._do(Request(f"{_checkpoint(tinker_path)}/ttl", body.encode(), method="PUT"))
+
+    def copy_weights(
+        self,
+        path: str,
+        destination_project_id: str | None = None,
+        *,
+        ttl_seconds: int | None = None,
+        weights_access_token: str | None = None,
+    ) -> APIFuture[str]:
+        """Copy a checkpoint into a project; gives the copy's address.
+
+        Args:
+            path: the `tinker://` address of the checkpoint.
+            destination_project_id: by default the client's own project.
+            ttl_seconds: of the copy; the source's is not inherited.
+            weights_access_token: of another account's checkpoint.
+
+        Raises:
+            UserError: there is no project to copy into.
+        """
+        project_id = destination_project_id or self._connection.settings.project_id
+        if project_id is None:
+            raise UserError(
+                "copy_weights needs destination_project_id",
+                field="destination_project_id",
+                hint="pass it, or set TINSMITH_PROJECT_ID",
+            )
+        request = _request(
+            "copy_weights",
+            CopyWeightsRequest(
+                source_path=path, destination_project_id=project_id, ttl_seconds=ttl_seconds
+            ),
+            headers=_token_header(weights_access_token),
+        )
+
+        async def copy() -> str:
+            reply = await self._connection.ask(request)
+            return parse(CopyWeightsResponse, reply.json(), request.path).tinker_path
+
+        return start(copy, "copy_weights")
+
+    # Sessions and samplers -------------------------------------------------------------------
+
+    def get_session(
+        self, session_id: str, access_scope: AccessScope = "owned"
+    ) -> APIFuture[GetSessionResponse]:
+        """What a session made."""
+        return self._get(_session(session_id), GetSessionResponse, access_scope=access_scope)
+
+    def list_sessions(
+        self, limit: int = 20, offset: int = 0, access_scope: AccessScope = "owned"
+    ) -> APIFuture[ListSessionsResponse]:
+        """A page of session ids."""
+        return self._get(
+            "sessions", ListSessionsResponse, limit=limit, offset=offset, access_scope=access_scope
+        )
+
+    def search_sessions(self, request: SessionSearchRequest) -> APIFuture[SessionSearchResponse]:
+        """A page of the sessions that match, newest first."""
+        return self._ask(_request("sessions/search", request), SessionSearchResponse)
+
+    def assign_session_project(self, session_id: str, project_id: str) -> APIFuture[None]:
+        """Move a session and what it made to a project."""
+        request = SessionProjectRequest(project_id=project_id)
+        return self._do(_request(f"{_session(session_id)}/project", request, method="PUT"))
+
+    def export_session_trace(self, session_id: str) -> APIFuture[str]:
+        """The address of a session's timeline (a Perfetto trace), once the service has made it.
+
+        Raises:
+            ServerError: it could not be made.
+        """
+        path = f"{_session(session_id)}/trace_export"
+
+        async def export() -> str:
+            while True:
+                state = await self._connection.get(path, SessionTraceExportResponse)
+                if state.status == "ready" and state.url is not None:
+                    return state.url
+                if state.status != "pending":
+                    raise ServerError(f"session={session_id}: no trace: {state.error}")
+                await asyncio.sleep(TRACE_POLL_INTERVAL_S)
+
+        return start(export, "export_session_trace")
+
+    def get_sampler(self, sampler_id: str) -> APIFuture[GetSamplerResponse]:
+        """What a sampler samples from."""
+        return self._get(f"samplers/{quote(sampler_id, safe=':')}", GetSamplerResponse)
+
+    # Twins -----------------------------------------------------------------------------------
+
+    async def get_server_capabilities_async(self) -> GetServerCapabilitiesResponse:
+        """Twin of `get_server_capabilities`."""
+        return await self.get_server_capabilities()
+
+    async def whoami_async(self) -> WhoamiResponse:
+        """Twin of `whoami`."""
+        return await self.whoami()
+
+    async def get_training_run_async(
+        self, training_run_id: str, access_scope: AccessScope = "owned"
+    ) -> TrainingRun:
+        """Twin of `get_training_run`."""
+        return await self.get_training_run(training_run_id, access_scope)
+
+    async def get_training_run_by_tinker_path_async(
+        self, tinker_path: str, access_scope: AccessScope = "owned"
+    ) -> TrainingRun:
+        """Twin of `get_training_run_by_tinker_path`."""
+        return await self.get_training_run_by_tinker_path(tinker_path, access_scope)
+
+    async def list_training_runs_async(
+        self,
+        limit: int = 20,
+        offset: int = 0,
+        access_scope: AccessScope = "owned",
+        project_id: str | None = None,
+    ) -> TrainingRunsResponse:
+        """Twin of `list_training_runs`."""
+        return await self.list_training_runs(limit, offset, access_scope, project_id)
+
+    async def list_checkpoints_async(self, training_run_id: str) -> CheckpointsListResponse:
+        """Twin of `list_checkpoints`."""
+        return await self.list_checkpoints(training_run_id)
+
+    async def list_user_checkpoints_async(
+        self, limit: int = 100, offset: int = 0
+    ) -> CheckpointsListResponse:
+        """Twin of `list_user_checkpoints`."""
+        return await self.list_user_checkpoints(limit, offset)
+
+    async def get_weights_info_by_tinker_path_async(self, tinker_path: str) -> WeightsInfoResponse:
+        """Twin of `get_weights_info_by_tinker_path`."""
+        return await self.get_weights_info_by_tinker_path(tinker_path)
+
+    async def get_external_weights_urls_async(
+        self, tinker_path: str
+    ) -> ExternalWeightsUrlsResponse:
+        """Twin of `get_external_weights_urls`."""
+        return await self.get_external_weights_urls(tinker_path)
+
+    async def delete_checkpoint_async(self, training_run_id: str, checkpoint_id: str) -> None:
+        """Twin of `delete_checkpoint`."""
+        await self.delete_checkpoint(training_run_id, checkpoint_id)
+
+    async def delete_checkpoint_from_tinker_path_async(self, tinker_path: str) -> None:
+        """Twin of `delete_checkpoint_from_tinker_path`."""
+        await self.delete_checkpoint_from_tinker_path(tinker_path)
+
+    async def publish_checkpoint_from_tinker_path_async(self, tinker_path: str) -> None:
+        """Twin of `publish_checkpoint_from_tinker_path`."""
+        await self.publish_checkpoint_from_tinker_path(tinker_path)
+
+    async def unpublish_checkpoint_from_tinker_path_async(self, tinker_path: str) -> None:
+        """Twin of `unpublish_checkpoint_from_tinker_path`."""
+        await self.unpublish_checkpoint_from_tinker_path(tinker_path)
+
+    async def set_checkpoint_ttl_from_tinker_path_async(
+        self, tinker_path: str, ttl_seconds: int | None
+    ) -> None:
+        """Twin of `set_checkpoint_ttl_from_tinker_path`."""
+        await self.set_checkpoint_ttl_from_tinker_path(tinker_path, ttl_seconds)
+
+    async def copy_weights_async(
+        self,
+        path: str,
+        destination_project_id: str | None = None,
+        *,
+        ttl_seconds: int | None = None,
+        weights_access_token: str | None = None,
+    ) -> str:
+        """Twin of `copy_weights`."""
+        return await self.copy_weights(
+            path,
+            destination_project_id,
+            ttl_seconds=ttl_seconds,
+            weights_access_token=weights_access_token,
+        )
+
+    async def get_session_async(
+        self, session_id: str, access_scope: AccessScope = "owned"
+    ) -> GetSessionResponse:
+        """Twin of `get_session`."""
+        return await self.get_session(session_id, access_scope)
+
+    async def list_sessions_async(
+        self, limit: int = 20, offset: int = 0, access_scope: AccessScope = "owned"
+    ) -> ListSessionsResponse:
+        """Twin of `list_sessions`."""
+        return await self.list_sessions(limit, offset, access_scope)
+
+    async def search_sessions_async(self, request: SessionSearchRequest) -> SessionSearchResponse:
+        """Twin of `search_sessions`."""
+        return await self.search_sessions(request)
+
+    async def assign_session_project_async(self, session_id: str, project_id: str) -> None:
+        """Twin of `assign_session_project`."""
+        await self.assign_session_project(session_id, project_id)
+
+    async def export_session_trace_async(self, session_id: str) -> str:
+        """Twin of `export_session_trace`."""
+        return await self.export_session_trace(session_id)
+
+    async def get_sampler_async(self, sampler_id: str) -> GetSamplerResponse:
+        """Twin of `get_sampler`."""
+        return await self.get_sampler(sampler_id)
+
+    def _get(self, path: str, answer: type[M], **query: str | int | None) -> APIFuture[M]:
+        given = {name: value for name, value in query.items() if value is not None}
+        return self._ask(
+            Request(f"{path}?{urlencode(given)}" if given else path, method="GET"), answer
+        )
+
+    def _ask(self, request: Request, answer: type[M]) -> APIFuture[M]:
+        async def ask() -> M:
+            reply = await self._connection.ask(request)
+            return parse(answer, reply.json(), request.path)
+
+        return start(ask, str(request))
+
+    def _do(self, request: Request) -> APIFuture[None]:
+        """Send a request whose answer says nothing."""
+
+        async def do() -> None:
+            await self._connection.ask(request)
+
+        return start(do, str(request))
+
+    def _publish(self, tinker_path: str, method: Literal["POST", "DELETE"]) -> APIFuture[None]:
+        # A conflict says that the checkpoint is in the wanted state already.
+        request = Request(
+            f"{_checkpoint(tinker_path)}/publish", method=method, expects=frozenset({409})
+        )
+        return self._do(request)
+
+
+def _run(training_run_id: str) -> str:
+    return f"training_runs/{quote(training_run_id, safe=':')}"
+
+
+def _checkpoint_of(training_run_id: str, checkpoint_id: str) -> str:
+    return f"{_run(training_run_id)}/checkpoints/{quote(checkpoint_id, safe=':/')}"
+
+
+def _checkpoint(tinker_path: str) -> str:
+    parsed = ParsedCheckpointTinkerPath.from_tinker_path(tinker_path)
+    return _checkpoint_of(parsed.training_run_id, parsed.checkpoint_id)
+
+
+def _session(session_id: str) -> str:
+    return f"sessions/{quote(session_id, safe=':')}"
+
+
+def _request(
+    path: str,
+    body: RequestModel,
+    *,
+    method: Literal["POST", "PUT"] = "POST",
+    headers: Mapping[str, str] | None = None,
+) -> Request:
+    content = body.model_dump_json(exclude_none=True).encode()
+    return Request(path, content, method=method, headers=headers or {})
+
+
+def _token_header(weights_access_token: str | None) -> Mapping[str, str]:
+    if weights_access_token is None:
+        return {}
+    return {"X-Tinker-Weights-Access-Token": weights_access_token}
