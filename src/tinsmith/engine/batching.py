@@ -13,7 +13,9 @@ from collections.abc import Sequence
 __all__ = ["plan_microbatches"]
 
 _CUT_COST_TOKENS = 128
-"""What one more micro-batch costs, in tokens' worth of time; measured on 2 CPU cores."""
+"""What one more micro-batch costs, in tokens' worth of time. An estimate: on the bundled model and
+a CPU, cutting the same tokens into up to 8 parts costs from nothing to 140 tokens' time a cut, and
+the noise is as large."""
 
 
 def plan_microbatches(
