@@ -20,6 +20,17 @@ _LLAMA_LIKE = {
 _ARCHITECTURES: dict[str, dict[str, Any]] = {
     "qwen3": {**_LLAMA_LIKE, "head_dim": 8, "tie_word_embeddings": True},
     "llama": {**_LLAMA_LIKE, "tie_word_embeddings": False},
+    "qwen2": {**_LLAMA_LIKE, "tie_word_embeddings": False},
+    "mistral": {**_LLAMA_LIKE, "sliding_window": 6},
+    # Layers with and without a sliding window.
+    "mixed_windows": {
+        **_LLAMA_LIKE,
+        "model_type": "qwen3",
+        "head_dim": 8,
+        "use_sliding_window": True,
+        "sliding_window": 6,
+        "max_window_layers": 1,
+    },
     "phi3": {**_LLAMA_LIKE, "pad_token_id": 0},
     "gpt_neox": {
         "hidden_size": 32,
@@ -43,9 +54,10 @@ _ARCHITECTURES: dict[str, dict[str, Any]] = {
 }
 
 
-def make_random_model(arch: str, *, seed: int = 0) -> Any:
+def make_random_model(arch: str, *, seed: int = 0, **overrides: Any) -> Any:
     """A causal LM with weights large enough that every layer matters to the logits."""
-    config = AutoConfig.for_model(arch, **{**_COMMON, **_ARCHITECTURES[arch]})
+    settings = {"model_type": arch, **_COMMON, **_ARCHITECTURES[arch], **overrides}
+    config = AutoConfig.for_model(settings.pop("model_type"), **settings)
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
     with torch.no_grad():
@@ -54,6 +66,8 @@ def make_random_model(arch: str, *, seed: int = 0) -> Any:
                 parameter.normal_(0.0, 0.5 if "embed" in name or "wte" in name else 0.15)
             elif "norm" in name or "ln" in name:
                 parameter.add_(torch.randn_like(parameter) * 0.1)
+            elif name.endswith("bias"):
+                parameter.normal_(0.0, 0.1)
     return model.eval()
 
 
