@@ -68,13 +68,21 @@ def _load(name: str) -> Any:
     except ImportError as error:
         raise missing_extra("transformers", "engine") from error
     try:
-        return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        raise UserError(
-            f"model={name!r}: no tokenizer could be loaded ({_first_line(error)})",
-            field="model",
-            hint=f"give {BUNDLED_MODEL}, a directory with tokenizer.json, or a Hub name",
-        ) from error
+        raise _not_loaded(name, _first_line(error)) from error
+    # A model directory without tokenizer files gives an empty tokenizer, not an error.
+    if len(tokenizer) <= len(tokenizer.get_added_vocab()) + 1:
+        raise _not_loaded(name, "it has no vocabulary")
+    return tokenizer
+
+
+def _not_loaded(name: str, reason: str) -> UserError:
+    return UserError(
+        f"model={name!r}: no tokenizer could be loaded ({reason})",
+        field="model",
+        hint=f"give {BUNDLED_MODEL}, a directory with tokenizer.json, or a Hub name",
+    )
 
 
 def _check_local(name: str, source: str) -> None:
