@@ -37,7 +37,9 @@ class ServiceProcess:
         command = [sys.executable, "-m", "tinsmith.server", "--ready-file", str(self.ready_file)]
         command += ["--state-dir", str(self.state_dir), *options]
         with self.log_file.open("wb") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.PIPE)
+            self.process = subprocess.Popen(
+                command, stdout=log, stderr=log, stdin=subprocess.DEVNULL
+            )
         self.ready = self._wait_ready()
 
     def _wait_ready(self) -> dict[str, Any]:
