@@ -20,6 +20,7 @@ from tinsmith.core.errors import ConfigError, DataError, unknown_name
 
 __all__ = [
     "LOSS_INPUTS",
+    "REFUSED_LOSSES",
     "LossInputs",
     "check_loss_config",
     "check_loss_inputs",
@@ -40,6 +41,8 @@ class LossInputs:
     """The input whose non-zero entries are counted as `loss_tokens`."""
     several_targets: bool = False
     """Whether `target_tokens` may be (N, K)."""
+    averaged_over: str | None = None
+    """A mask whose marked tokens the loss takes a mean over: a datum with a signal marks some."""
 
 
 _RL_INPUTS = ("logprobs", "advantages")
@@ -61,8 +64,20 @@ LOSS_INPUTS: dict[str, LossInputs] = {
         ),
         # Tinker states no default for beta; 0.05 is the value of its example.
         LossInputs("dro", _RL_INPUTS, config_defaults={"beta": 0.05}),
+        # Tinker states no defaults for gspo's bounds; these are the paper's 3e-4 and 4e-4 about 1.
+        LossInputs(
+            "gspo",
+            (*_RL_INPUTS, "sequence_ratio_mask"),
+            config_defaults={"clip_low_threshold": 0.9997, "clip_high_threshold": 1.0004},
+            averaged_over="sequence_ratio_mask",
+        ),
     )
 }
+
+REFUSED_LOSSES: dict[str, str] = {
+    "stable_reinforce": "its formula is not public, so it cannot be computed here",
+}
+"""Losses that the protocol names and this service refuses, with the reason."""
 
 
 def find_loss_inputs(name: str) -> LossInputs:
@@ -70,7 +85,14 @@ def find_loss_inputs(name: str) -> LossInputs:
 
     Raises:
         UnknownNameError: there is none; offers the nearest.
+        ConfigError: the protocol has a loss of that name, and it cannot be computed here.
     """
+    if name in REFUSED_LOSSES:
+        raise ConfigError(
+            f"loss_fn={name!r}: {REFUSED_LOSSES[name]}",
+            field="loss_fn",
+            hint=f"use one of {', '.join(sorted(LOSS_INPUTS))}",
+        )
     spec = LOSS_INPUTS.get(name)
     if spec is None:
         raise unknown_name("loss_fn", name, sorted(LOSS_INPUTS), field="loss_fn")
@@ -158,7 +180,18 @@ def check_loss_inputs(
                 datum_index, key, f"value {floats[where]} at position {where[0]} is not finite"
             )
         checked[key] = floats
+    _check_marks(spec, checked, datum_index)
     return checked
+
+
+def _check_marks(
+    spec: LossInputs, checked: Mapping[str, npt.NDArray[Any]], datum_index: int
+) -> None:
+    mask = spec.averaged_over
+    if mask is not None and not checked[mask].any() and checked[spec.signal].any():
+        raise _bad_input(
+            datum_index, mask, f"marks no token; {spec.name} takes a mean over those it marks"
+        )
 
 
 def _check_targets(

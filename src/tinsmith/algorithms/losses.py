@@ -2,13 +2,14 @@
 
 `LOSSES` maps a name to its `LossSpec`: which inputs a datum must carry, which settings it takes,
 and `fn(logprobs, inputs, config)`, which returns the loss of every token (summed by the caller,
-never averaged) and diagnostics of every token (summed too). All are separable over tokens, so a
-caller may evaluate them on any slice. What a loss accepts, and the checks that turn what a user
-sent into what `fn` takes, need no torch and are in `loss_inputs`.
+never averaged) and diagnostics of every token (summed too). Losses that are `separable` over tokens
+may be evaluated on any slice; the others read a whole datum at a time. What a loss accepts, and the
+checks that turn what a user sent into what `fn` takes, need no torch and are in `loss_inputs`.
 
 Source: the loss table of the Tinker documentation. PPO clips the ratio itself (bounds, not
 epsilons; Schulman et al. 2017, eq. 7, per token); CISPO as in MiniMax-M1 (2025), eq. 4, summed;
-DRO as in Richemond et al. 2024, with the caller's advantages as soft rewards.
+DRO as in Richemond et al. 2024, with the caller's advantages as soft rewards; GSPO as in Zheng et
+al. 2025 (arXiv:2507.18071), section 4.3, the token variant, with bounds on the ratio itself.
 
 Shapes: N tokens of a datum, K targets per token. lp: logprobs of the learner, q: of the sampler.
 """
@@ -21,8 +22,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tinsmith.algorithms.loss_inputs import LOSS_INPUTS, LossInputs
-from tinsmith.core.errors import unknown_name
+from tinsmith.algorithms.loss_inputs import LOSS_INPUTS, LossInputs, find_loss_inputs
 
 __all__ = [
     "LOSSES",
@@ -32,6 +32,7 @@ __all__ = [
     "cross_entropy",
     "dro",
     "find_loss",
+    "gspo",
     "importance_sampling",
     "ppo",
 ]
@@ -46,6 +47,9 @@ class LossSpec(LossInputs):
     """One loss: what it accepts, and its function."""
 
     fn: LossFn
+    separable: bool = True
+    """Whether a token's loss depends on nothing but the token, so that any slice will do. Where
+    not, `fn` is called with one whole datum at a time, in the shapes that the user sent."""
 
 
 def cross_entropy(
@@ -109,6 +113,28 @@ def dro(logprobs: Tensor, inputs: Mapping[str, Tensor], config: Mapping[str, flo
     return loss, {"kl_k1": _kl_k1(logprobs, inputs)}
 
 
+def gspo(logprobs: Tensor, inputs: Mapping[str, Tensor], config: Mapping[str, float]) -> TokenLoss:
+    """-min(s * A, clamp(s, low, high) * A) with one ratio s for the whole datum.
+
+    s is the geometric mean of the ratios of the tokens that `sequence_ratio_mask` marks. Every
+    token carries its value, with the gradient of its own logprob:
+    r_t = s * exp(lp_t - stop_gradient(lp_t)).
+    """
+    advantages = inputs["advantages"]
+    marked = inputs["sequence_ratio_mask"] != 0
+    log_ratio = (logprobs.detach() - inputs["logprobs"])[marked].mean()
+    exponent = log_ratio + logprobs - logprobs.detach()
+    # A token without advantage has ratio 1, so that infinity times 0 cannot arise.
+    ratio = torch.where(advantages != 0, exponent, torch.zeros_like(exponent)).exp()
+    clipped_ratio = ratio.clamp(config["clip_low_threshold"], config["clip_high_threshold"])
+    plain, clipped = ratio * advantages, clipped_ratio * advantages
+    diagnostics = {
+        "clipped_tokens": (clipped < plain).to(logprobs.dtype),
+        "kl_k1": _kl_k1(logprobs, inputs),
+    }
+    return -torch.minimum(plain, clipped), diagnostics
+
+
 def _ratio(logprobs: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
     """exp(lp - q), and 1 where the advantage is 0, so that a masked token can never overflow."""
     log_ratio = logprobs - inputs["logprobs"]
@@ -122,13 +148,14 @@ def _kl_k1(logprobs: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
 
 
 LOSSES: dict[str, LossSpec] = {
-    name: LossSpec(**vars(LOSS_INPUTS[name]), fn=fn)
-    for name, fn in (
-        ("cross_entropy", cross_entropy),
-        ("importance_sampling", importance_sampling),
-        ("ppo", ppo),
-        ("cispo", cispo),
-        ("dro", dro),
+    name: LossSpec(**vars(LOSS_INPUTS[name]), fn=fn, separable=separable)
+    for name, fn, separable in (
+        ("cross_entropy", cross_entropy, True),
+        ("importance_sampling", importance_sampling, True),
+        ("ppo", ppo, True),
+        ("cispo", cispo, True),
+        ("dro", dro, True),
+        ("gspo", gspo, False),
     )
 }
 
@@ -138,8 +165,6 @@ def find_loss(name: str) -> LossSpec:
 
     Raises:
         UnknownNameError: there is none; offers the nearest.
+        ConfigError: the protocol has a loss of that name, and it cannot be computed here.
     """
-    spec = LOSSES.get(name)
-    if spec is None:
-        raise unknown_name("loss_fn", name, sorted(LOSSES), field="loss_fn")
-    return spec
+    return LOSSES[find_loss_inputs(name).name]

@@ -31,9 +31,11 @@ class CheckedDatum:
     targets: Tensor
     """[N, K], int64."""
     inputs: Mapping[str, Tensor]
-    """Each [N, K], float32."""
+    """Float32; each [N, K], or as it was sent where the loss reads whole datums."""
     shape: tuple[int, ...]
     """Of target_tokens as sent: (N,) or (N, K)."""
+    num_loss_tokens: int
+    """Positions that carry a signal: a weight or an advantage that is not 0."""
 
 
 @dataclass(frozen=True)
@@ -71,9 +73,12 @@ def _check_datum(spec: LossSpec, datum: Datum, index: int, info: BaseModelInfo) 
         datum_index=index,
     )
     shape = arrays["target_tokens"].shape
+    targets = _column(arrays.pop("target_tokens"))
     columns = {key: _column(values) for key, values in arrays.items()}
-    targets = columns.pop("target_tokens")
-    return CheckedDatum(torch.from_numpy(tokens), targets, columns, shape)
+    num_loss_tokens = int((columns[spec.signal] != 0).any(-1).sum())
+    if not spec.separable:
+        columns = {key: values.reshape(shape) for key, values in columns.items()}
+    return CheckedDatum(torch.from_numpy(tokens), targets, columns, shape, num_loss_tokens)
 
 
 def _tokens(datum: Datum, index: int, info: BaseModelInfo) -> np.ndarray:

@@ -218,12 +218,9 @@ class Engine:
 
 
 def _output(run: JobRun) -> ForwardBackwardOutput:
-    signal = run.checked.spec.signal
     metrics = {f"{key}:sum": value for key, value in run.sums.items()}
     metrics["tokens:sum"] = float(sum(len(datum.tokens) for datum in run.checked.data))
-    metrics["loss_tokens:sum"] = float(
-        sum(int((datum.inputs[signal] != 0).any(-1).sum()) for datum in run.checked.data)
-    )
+    metrics["loss_tokens:sum"] = float(sum(datum.num_loss_tokens for datum in run.checked.data))
     outputs: list[dict[str, TensorData]] = []
     for logprobs in run.logprobs:
         assert logprobs is not None, "every datum was in some micro-batch"

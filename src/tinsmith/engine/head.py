@@ -1,11 +1,14 @@
 """From hidden states to losses and their gradients, without ever holding a batch's logits.
 
-The losses are separable over tokens, so dL/dlogprob of a chunk of positions is known as soon as
+Most losses are separable over tokens, so dL/dlogprob of a chunk of positions is known as soon as
 the chunk's logprobs are, and dL/dlogits = scatter(g) - softmax * sum(g) can be formed in the same
 buffer: one pass over chunks gives logprobs, the gradient of the hidden states and of the output
 layer's adapters, and nothing is recomputed. Positions without a gradient (prompts, mostly) skip
-the backward half. A loss that needs whole sequences would need a first pass for logprobs alone and
-a second for gradients; `run_head` is where that would go.
+the backward half.
+
+A loss that needs whole datums takes two phases: its chunks give logprobs only; then it is evaluated
+datum by datum, and the logits of positions with a gradient are computed once more. Both kinds may
+share a micro-batch and its chunks.
 
 Shapes: N positions of a micro-batch (padding excluded), H hidden, V vocabulary, K targets a
 position, M positions of a chunk.
@@ -22,6 +25,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from tinsmith.algorithms.losses import LossSpec
+from tinsmith.core.errors import TinsmithError
 from tinsmith.engine.lora import (
     LoraLinear,
     RowSpan,
@@ -29,7 +33,19 @@ from tinsmith.engine.lora import (
     low_rank_backward,
 )
 
-__all__ = ["HeadRun", "run_head"]
+__all__ = ["HeadRun", "WholeDatum", "run_head"]
+
+
+@dataclass(frozen=True)
+class WholeDatum:
+    """A datum that its loss reads as a whole."""
+
+    rows: slice
+    """Of its run."""
+    shape: tuple[int, ...]
+    """That the loss sees its logprobs in: (rows,) or (rows, K)."""
+    inputs: Mapping[str, Tensor]
+    """In the shapes that the loss sees."""
 
 
 @dataclass
@@ -44,11 +60,15 @@ class HeadRun:
     targets: Tensor
     """[stop - start, K]."""
     inputs: Mapping[str, Tensor]
-    """Each [stop - start, K]."""
+    """Each [stop - start, K]; empty where the loss reads whole datums."""
     logprobs: Tensor
     """[stop - start, K], float32 or wider: filled in."""
+    wholes: Sequence[WholeDatum] = ()
+    """The datums of a loss that is not separable over tokens; they cover the run in order."""
     sums: dict[str, Tensor] = field(default_factory=dict)
     """Summed loss and diagnostics, float64 scalars: filled in."""
+    failure: TinsmithError | None = None
+    """Why the loss could not be evaluated: filled in; the run then has no gradient."""
 
 
 class _Chunk(NamedTuple):
@@ -64,7 +84,7 @@ class _Chunk(NamedTuple):
 
 
 class _TargetGradient(NamedTuple):
-    """dL/dlogprob of the targets of rows [row, row + n) of a chunk."""
+    """dL/dlogprob of the targets of n neighbouring rows, from `row` on."""
 
     row: int
     targets: Tensor
@@ -110,6 +130,10 @@ def run_head(
                     gradients.append(gradient._replace(row=low - start))
             if grad_hidden is not None:
                 _backward_chunk(head, chunk, gradients, grad_hidden[start:stop])
+        wholes = [run for run in runs if not run.spec.separable]
+        late = [_evaluate_wholes(run, backward=backward) for run in wholes]
+        if grad_hidden is not None and late:
+            _backward_again(head, hidden, late, spans, grad_hidden, size)
     return grad_hidden
 
 
@@ -126,15 +150,68 @@ def _evaluate(run: HeadRun, part: slice, logprobs_MV: Tensor) -> _TargetGradient
     targets = run.targets[part]
     logprobs = logprobs_MV.gather(-1, targets)
     run.logprobs[part] = logprobs
+    if not run.spec.separable:
+        return _TargetGradient(0, targets, torch.zeros_like(logprobs))
     inputs = {key: values[part] for key, values in run.inputs.items()}
     with torch.enable_grad():
         leaf = logprobs.requires_grad_()
         loss, diagnostics = run.spec.fn(leaf, inputs, run.config)
         (gradient,) = torch.autograd.grad(loss.sum(), leaf)
-    for key, values in {"loss": loss.detach(), **diagnostics}.items():
+    _add_sums(run, {"loss": loss.detach(), **diagnostics})
+    return _TargetGradient(0, targets, gradient)
+
+
+def _evaluate_wholes(run: HeadRun, *, backward: bool) -> _TargetGradient:
+    """Evaluate a run's loss datum by datum, its logprobs being complete."""
+    gradients = torch.zeros_like(run.logprobs)
+    try:
+        for whole in run.wholes:
+            with torch.enable_grad():
+                leaf = run.logprobs[whole.rows].reshape(whole.shape).clone().requires_grad_()
+                loss, diagnostics = run.spec.fn(leaf, whole.inputs, run.config)
+                if backward:
+                    (gradient,) = torch.autograd.grad(loss.sum(), leaf)
+                    gradients[whole.rows] = gradient.reshape(gradients[whole.rows].shape)
+            _add_sums(run, {"loss": loss.detach(), **diagnostics})
+    except TinsmithError as error:
+        # One job's loss may fail on its data; the jobs that share the pass go on.
+        run.failure = error
+        gradients.zero_()
+    return _TargetGradient(run.start, run.targets, gradients)
+
+
+def _add_sums(run: HeadRun, terms: Mapping[str, Tensor]) -> None:
+    for key, values in terms.items():
         total = values.sum(dtype=torch.float64)
         run.sums[key] = run.sums[key] + total if key in run.sums else total
-    return _TargetGradient(0, targets, gradient)
+
+
+def _backward_again(
+    head: LoraLinear,
+    hidden: Tensor,
+    gradients: Sequence[_TargetGradient],
+    spans: Sequence[RowSpan],
+    grad_hidden: Tensor,
+    size: int,
+) -> None:
+    """Backward half of positions whose gradient came late: their logits are computed once more."""
+    wanted = torch.zeros(hidden.shape[0], dtype=torch.bool, device=hidden.device)
+    kept: list[_TargetGradient] = []
+    row = 0
+    for gradient in gradients:
+        touched = (gradient.values != 0).any(-1)
+        wanted[gradient.row : gradient.row + len(touched)] = touched
+        kept.append(_TargetGradient(row, gradient.targets[touched], gradient.values[touched]))
+        row += kept[-1].targets.shape[0]
+    positions = wanted.nonzero().squeeze(-1)
+    spans = _gather_spans(spans, wanted)
+    for start in range(0, row, size):
+        stop = min(start + size, row)
+        rows = positions[start:stop]
+        chunk = _forward_chunk(head, hidden[rows], _clip_spans(spans, start, stop))
+        grad_rows = torch.zeros_like(chunk.hidden)
+        _backward_chunk(head, chunk, _clip_gradients(kept, start, stop), grad_rows)
+        grad_hidden.index_copy_(0, rows, grad_rows)
 
 
 def _backward_chunk(
@@ -152,11 +229,10 @@ def _backward_chunk(
     hidden, spans, projected = chunk.hidden, chunk.spans, chunk.projected
     grad_logits = grad_logits.to(hidden.dtype)
     if kept.numel() < totals.numel():
-        bounds = functional.pad(touched.cumsum(0), (1, 0)).tolist()
         projected = [
             z[touched[span.start : span.stop]] for z, span in zip(projected, spans, strict=True)
         ]
-        spans = [RowSpan(bounds[span.start], bounds[span.stop], span.pair) for span in spans]
+        spans = _gather_spans(spans, touched)
         hidden = hidden[kept]
     grad_rows = grad_logits @ head.weight
     leaf_grads = low_rank_backward(grad_logits, hidden, projected, spans, grad_rows)
@@ -189,3 +265,22 @@ def _clip_spans(spans: Sequence[RowSpan], start: int, stop: int) -> list[RowSpan
         for span in spans
         if max(span.start, start) < min(span.stop, stop)
     ]
+
+
+def _gather_spans(spans: Sequence[RowSpan], wanted: Tensor) -> list[RowSpan]:
+    """The spans, some of them empty, once only the wanted rows are kept."""
+    bounds = functional.pad(wanted.cumsum(0), (1, 0)).tolist()
+    return [RowSpan(bounds[span.start], bounds[span.stop], span.pair) for span in spans]
+
+
+def _clip_gradients(
+    gradients: Sequence[_TargetGradient], start: int, stop: int
+) -> list[_TargetGradient]:
+    """The gradients' overlap with rows [start, stop), relative to start."""
+    clipped: list[_TargetGradient] = []
+    for row, targets, values in gradients:
+        low, high = max(row, start), min(row + targets.shape[0], stop)
+        if low < high:
+            part = slice(low - row, high - row)
+            clipped.append(_TargetGradient(low - start, targets[part], values[part]))
+    return clipped

@@ -22,7 +22,7 @@ from tinsmith.engine.adapters import AdapterPass
 from tinsmith.engine.base_model import BaseModel
 from tinsmith.engine.batching import plan_microbatches
 from tinsmith.engine.datums import CheckedDatum, CheckedJob
-from tinsmith.engine.head import HeadRun, run_head
+from tinsmith.engine.head import HeadRun, WholeDatum, run_head
 from tinsmith.engine.jobs import EngineLimits
 from tinsmith.engine.lora import RowSpan, Segment
 
@@ -39,6 +39,8 @@ class JobRun:
     """Of each datum, in the shape of its target_tokens: filled in."""
     sums: dict[str, float] = field(default_factory=dict)
     """Loss and diagnostics summed over tokens and datums: filled in."""
+    failure: TinsmithError | None = None
+    """Why the loss could not be evaluated on the data: filled in."""
 
     @property
     def backward(self) -> bool:
@@ -46,7 +48,9 @@ class JobRun:
         return self.adapter.grad is not None
 
     def problem(self) -> TinsmithError | None:
-        """Why the results must not be used: something is not finite."""
+        """Why the results must not be used: the loss failed, or something is not finite."""
+        if self.failure is not None:
+            return self.failure
         for index, logprobs in enumerate(self.logprobs):
             if logprobs is not None and not bool(torch.isfinite(logprobs).all()):
                 return UserError(
@@ -155,12 +159,13 @@ def _head_runs(
 ) -> Iterator[tuple[HeadRun, Sequence[_Row]]]:
     """Neighbouring rows of one job with equally many targets, concatenated."""
     keys = [(id(row.job), row.datum.targets.shape[1]) for row in rows]
+    dtype = torch.float64 if base.dtype == torch.float64 else torch.float32
     for start, stop in _neighbours(keys):
         members = rows[start:stop]
         checked = members[0].job.checked
         data = [row.datum for row in members]
         targets = torch.cat([datum.targets for datum in data]).to(base.device)
-        dtype = torch.float64 if base.dtype == torch.float64 else torch.float32
+        separable = checked.spec.separable
         yield (
             HeadRun(
                 start=offsets[start],
@@ -170,17 +175,30 @@ def _head_runs(
                 targets=targets,
                 inputs={
                     key: torch.cat([datum.inputs[key] for datum in data]).to(base.device, dtype)
-                    for key in data[0].inputs
+                    for key in (data[0].inputs if separable else ())
                 },
                 logprobs=torch.empty(targets.shape, device=base.device, dtype=dtype),
+                wholes=() if separable else list(_wholes(data, base.device, dtype)),
             ),
             members,
         )
 
 
+def _wholes(
+    data: Sequence[CheckedDatum], device: torch.device, dtype: torch.dtype
+) -> Iterator[WholeDatum]:
+    """The datums of a run, one after another."""
+    row = 0
+    for datum in data:
+        inputs = {key: values.to(device, dtype) for key, values in datum.inputs.items()}
+        yield WholeDatum(slice(row, row + len(datum.tokens)), datum.shape, inputs)
+        row += len(datum.tokens)
+
+
 def _collect(run: HeadRun, members: Sequence[_Row]) -> None:
     """Hand a run's results to the job that owns it."""
     job = members[0].job
+    job.failure = job.failure or run.failure
     pieces = run.logprobs.cpu().split([row.length for row in members])
     for row, logprobs in zip(members, pieces, strict=True):
         job.logprobs[row.index] = logprobs.reshape(row.datum.shape)

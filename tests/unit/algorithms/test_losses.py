@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tinsmith.algorithms.loss_inputs import LOSS_INPUTS, check_loss_config, check_loss_inputs
 from tinsmith.algorithms.losses import LOSSES, find_loss
-from tinsmith.core.errors import ConfigError, UnknownNameError
+from tinsmith.core.errors import ConfigError, DataError, UnknownNameError
 
 # (lp, q, A, config) to (loss, dloss/dlp); for cross_entropy A stands for the weight.
 Closed = Callable[[float, float, float, dict[str, float]], tuple[float, float]]
@@ -60,7 +60,7 @@ TOKEN = st.tuples(
 )
 
 
-@pytest.mark.parametrize("name", sorted(LOSSES))
+@pytest.mark.parametrize("name", sorted(CLOSED_FORMS))
 @given(tokens=st.lists(TOKEN, min_size=1, max_size=8), tight=st.booleans())
 def test_loss_and_gradient_equal_the_closed_form(
     name: str, tokens: list[tuple[float, float, float]], tight: bool
@@ -86,6 +86,70 @@ def test_loss_and_gradient_equal_the_closed_form(
         assert lp.grad[i].item() == pytest.approx(expected_grad, rel=1e-12, abs=1e-12)
     assert all(values.shape == lp.shape for values in diagnostics.values())
     assert not any(values.requires_grad for values in diagnostics.values())
+
+
+def test_losses_without_a_closed_form_of_a_token_read_whole_datums() -> None:
+    assert {name for name, spec in LOSSES.items() if not spec.separable} == {"gspo"}
+    assert CLOSED_FORMS.keys() == {name for name, spec in LOSSES.items() if spec.separable}
+
+
+MARKED_TOKEN = st.tuples(TOKEN, st.sampled_from([0.0, 1.0, 2.0]))
+
+
+@given(tokens=st.lists(MARKED_TOKEN, min_size=1, max_size=8), tight=st.booleans())
+def test_gspo_has_one_ratio_a_datum_and_each_token_its_own_gradient(
+    tokens: list[tuple[tuple[float, float, float], float]], tight: bool
+) -> None:
+    if not any(mark for _, mark in tokens):
+        tokens = [*tokens, ((-1.0, -1.1, 0.5), 1.0)]
+    low, high = (0.95, 1.05) if tight else (0.9997, 1.0004)
+    gaps = [lp - q for (lp, q, _), mark in tokens if mark]
+    s = math.exp(sum(gaps) / len(gaps))
+    spec = find_loss("gspo")
+    chosen = {"clip_low_threshold": low, "clip_high_threshold": high} if tight else {}
+    lp = torch.tensor([t[0][0] for t in tokens], dtype=torch.float64, requires_grad=True)
+    inputs = {
+        "logprobs": torch.tensor([t[0][1] for t in tokens], dtype=torch.float64),
+        "advantages": torch.tensor([t[0][2] for t in tokens], dtype=torch.float64),
+        "sequence_ratio_mask": torch.tensor([t[1] for t in tokens], dtype=torch.float64),
+    }
+    loss, diagnostics = spec.fn(lp, inputs, check_loss_config(spec, chosen))
+    loss.sum().backward()
+    assert lp.grad is not None
+    for i, ((_, _, a), _) in enumerate(tokens):
+        clipped = (a > 0 and s > high) or (a < 0 and s < low)
+        value = -(min(max(s, low), high) if clipped else s) * a
+        assert loss[i].item() == pytest.approx(value, rel=1e-12, abs=1e-12)
+        grad = 0.0 if clipped else -s * a
+        assert lp.grad[i].item() == pytest.approx(grad, rel=1e-12, abs=1e-12)
+        assert diagnostics["clipped_tokens"][i].item() == clipped
+
+
+def test_a_mean_over_no_token_is_refused_unless_nothing_is_learned() -> None:
+    arrays = {
+        "target_tokens": np.array([1, 2]),
+        "logprobs": np.array([-1.0, -2.0]),
+        "advantages": np.array([0.0, 1.0]),
+        "sequence_ratio_mask": np.zeros(2),
+    }
+    spec = LOSS_INPUTS["gspo"]
+    with pytest.raises(DataError, match=r"datum 3: .*sequence_ratio_mask: marks no token"):
+        check_loss_inputs(spec, arrays, num_tokens=2, vocab_size=3, datum_index=3)
+    arrays["advantages"] = np.zeros(2)
+    checked = check_loss_inputs(spec, arrays, num_tokens=2, vocab_size=3, datum_index=3)
+    lp = torch.tensor([-1.0, -2.0], requires_grad=True)
+    inputs = {key: torch.from_numpy(values) for key, values in checked.items()}
+    loss, _ = find_loss("gspo").fn(lp, inputs, check_loss_config(spec, {}))
+    loss.sum().backward()
+    assert loss.tolist() == [0.0, 0.0]
+    assert lp.grad is not None
+    assert lp.grad.tolist() == [0.0, 0.0]
+
+
+def test_a_loss_without_a_public_formula_is_refused_with_the_reason() -> None:
+    with pytest.raises(ConfigError, match=r"stable_reinforce.*formula is not public") as caught:
+        find_loss("stable_reinforce")
+    assert caught.value.field == "loss_fn"
 
 
 def evaluate(name: str, lp: float, q: float, a: float) -> tuple[float, dict[str, float]]:
@@ -165,6 +229,10 @@ def test_settings_default_as_documented() -> None:
     assert check_loss_config(LOSS_INPUTS["cispo"], {"clip_high_threshold": 5}) == {
         "clip_low_threshold": 0.0,
         "clip_high_threshold": 5.0,
+    }
+    assert check_loss_config(LOSS_INPUTS["gspo"], {}) == {
+        "clip_low_threshold": 0.9997,
+        "clip_high_threshold": 1.0004,
     }
     assert check_loss_config(LOSS_INPUTS["dro"], {}) == {"beta": 0.05}
 

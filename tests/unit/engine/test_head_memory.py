@@ -34,12 +34,15 @@ class LargestLogits(TorchDispatchMode):
         return out
 
 
+@pytest.mark.parametrize("loss_fn", ["cross_entropy", "gspo"])
 @pytest.mark.parametrize("forward_only", [False, True])
-def test_no_tensor_holds_more_logits_than_a_chunk(model_dir: Path, forward_only: bool) -> None:
+def test_no_tensor_holds_more_logits_than_a_chunk(
+    model_dir: Path, forward_only: bool, loss_fn: str
+) -> None:
     limits = EngineLimits(max_head_elements=CHUNK_ROWS * VOCAB_SIZE)
     engine = Engine(str(model_dir), limits=limits)
     add_trained_adapter(engine, "a", rank=4)
-    job = random_job("a", "cross_entropy", [64] * 8, forward_only=forward_only)
+    job = random_job("a", loss_fn, [64] * 8, forward_only=forward_only)
     with LargestLogits() as seen:
         run(engine, job)
     # 32: the transposed output embedding and its adapter (hidden size and rank rows) count too.

@@ -23,7 +23,8 @@ from tinsmith.engine.jobs import EngineLimits, ForwardBackwardJob
 from tinsmith.types import ForwardBackwardOutput, LoraConfig
 
 TOLERANCE = 1e-5
-LOSSES = ["cross_entropy", "importance_sampling", "ppo", "cispo", "dro"]
+LOSSES = ["cross_entropy", "importance_sampling", "ppo", "cispo", "dro", "gspo"]
+WIDE = {"clip_low_threshold": 0.0, "clip_high_threshold": 1e6}
 RAGGED = [17, 3, 31, 9, 9, 1, 24]
 
 
@@ -69,6 +70,7 @@ def test_loss_and_gradients_equal_peft_in_float64(
         ("ppo", {"clip_low_threshold": 0.5, "clip_high_threshold": 3.0}),
         ("cispo", {"clip_low_threshold": 0.9, "clip_high_threshold": 1.1}),
         ("dro", {"beta": 0.7}),
+        ("gspo", {"clip_low_threshold": 0.3, "clip_high_threshold": 2.0}),
     ],
 )
 def test_loss_settings_are_honoured(
@@ -112,8 +114,33 @@ def test_mixed_adapters_ranks_losses_and_forward_only_in_one_pass_equal_peft(
             random_job("b", "dro", [12], seed=5),
             random_job("d", "importance_sampling", [8, 20], seed=6),
             random_job("a", "cross_entropy", [8], seed=7, num_targets=2),
+            random_job("c", "gspo", [17, 30], seed=8, config=WIDE),
+            random_job("b", "gspo", [9, 3], seed=9, config=WIDE),
+            random_job("c", "gspo", [9, 20], seed=10, config=WIDE, forward_only=True),
         ],
     )
+
+
+@pytest.mark.parametrize("chunk_rows", [1, 7, 1000])
+@pytest.mark.parametrize("loss_fn", ["gspo", "ppo"])
+def test_chunks_and_micro_batches_change_nothing_in_float64(
+    model_dir: Path, tmp_path: Path, loss_fn: str, chunk_rows: int
+) -> None:
+    # 1e-10: both sides are float64, and what is left is the order of the sums.
+    limits = EngineLimits(max_microbatch_tokens=40, max_head_elements=96 * chunk_rows)
+    engine = Engine(str(model_dir), dtype=torch.float64, limits=limits)
+    add_trained_adapter(engine, "a", rank=4, seed=1)
+    add_trained_adapter(engine, "b", rank=3, seed=2)
+    # Bounds that leave some whole datums unclipped and clip others, of both signs.
+    config = {"clip_low_threshold": 0.6, "clip_high_threshold": 1.5}
+    jobs = [
+        random_job("a", loss_fn, RAGGED, seed=3, config=config),
+        random_job("b", "cross_entropy", [17, 9], seed=4),
+    ]
+    run(engine, *jobs)
+    engine.save_sampler_weights("a", tmp_path / "a")
+    reference = peft_gradients(model_dir, tmp_path / "a", jobs[:1])
+    assert gradient_error(engine_gradients(engine, "a"), reference.gradients) < 1e-10
 
 
 @pytest.mark.parametrize("lengths", [[9, 9], [9, 5]])

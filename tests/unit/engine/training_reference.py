@@ -4,7 +4,8 @@ Everything runs in float64 on whole logits; the losses are written out once more
 formulas, without the engine's code. `peft_gradients` is what the engine's numbers are held against.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,6 +31,8 @@ def reference_loss(loss_fn: str, lp: Tensor, inputs: dict[str, Tensor], config: 
         return -(ratio * advantages)
     if loss_fn == "dro":
         return -(lp * advantages - config.get("beta", 0.05) / 2 * (lp - q) ** 2)
+    if loss_fn == "gspo":
+        return torch.stack(list(_gspo(lp, inputs, config)))
     low = config.get("clip_low_threshold", 0.8 if loss_fn == "ppo" else 0.0)
     high = config.get("clip_high_threshold", 1.2 if loss_fn == "ppo" else 4.0)
     if loss_fn == "cispo":
@@ -40,6 +43,20 @@ def reference_loss(loss_fn: str, lp: Tensor, inputs: dict[str, Tensor], config: 
         clipped = low if r < low else high if r > high else r
         losses.append(-min(r * a, clipped * a))
     return torch.stack(losses)
+
+
+def _gspo(lp: Tensor, inputs: dict[str, Tensor], config: dict) -> Iterator[Tensor]:
+    low = config.get("clip_low_threshold", 0.9997)
+    high = config.get("clip_high_threshold", 1.0004)
+    q, mask = inputs["logprobs"], inputs["sequence_ratio_mask"]
+    marked = [i for i in range(len(lp)) if mask[i] != 0]
+    gaps = [float(lp[i].detach() - q[i]) for i in marked]
+    s = math.exp(sum(gaps) / len(gaps))
+    for p, a in zip(lp, inputs["advantages"], strict=True):
+        r = s * (p - p.detach()).exp()
+        clipped = torch.full_like(r, min(max(s, low), high)) if not low <= s <= high else r
+        plain_is_less = bool((r * a).detach() <= (clipped * a).detach())
+        yield -(r * a if plain_is_less else clipped * a)
 
 
 class Reference(NamedTuple):
@@ -140,6 +157,10 @@ def random_datum(
         inputs["advantages"] = signal
         # Spread so that ratios fall below, within and above every clip range.
         inputs["logprobs"] = (-4.5 + 1.5 * rng.normal(size=shape)).astype(np.float32)
+    if loss_fn == "gspo":
+        mask = (rng.random(shape) < 0.7).astype(np.float32)
+        mask[-1] = 0.5  # any value that is not 0 marks a token
+        inputs["sequence_ratio_mask"] = mask
     return Datum(model_input=ModelInput.from_ints(tokens.tolist()), loss_fn_inputs=inputs)
 
 
