@@ -37,6 +37,11 @@ DEFAULT_PORT = 8000
     help="Checkpoints and state; default: under TINSMITH_HOME.",
 )
 @click.option(
+    "--database-url",
+    metavar="URL",
+    help="Metadata database, postgresql://...; default: a SQLite file in the state folder.",
+)
+@click.option(
     "--api-key",
     metavar="KEY",
     help="What clients must send; default: TINSMITH_API_KEY. Needed beyond this machine.",
@@ -47,6 +52,7 @@ def serve(
     port: int,
     models: tuple[str, ...],
     state_dir: Path | None,
+    database_url: str | None,
     api_key: str | None,
     device: str | None,
 ) -> int:
@@ -68,6 +74,7 @@ def serve(
         port=port,
         models=models,
         state_dir=state_dir or paths.state_dir(),
+        database_url=database_url,
         api_key=api_key or environment.api_key(),
         device=device,
     )

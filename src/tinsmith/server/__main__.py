@@ -42,6 +42,11 @@ def _parser() -> argparse.ArgumentParser:
         help="base model to serve, may be repeated; without it any model on this machine",
     )
     parser.add_argument("--state-dir", type=Path, default=state_dir(), help="checkpoints and state")
+    parser.add_argument(
+        "--database-url",
+        metavar="URL",
+        help="metadata database, postgresql://... or sqlite:///...; default: SQLite in --state-dir",
+    )
     parser.add_argument("--ready-file", type=Path, help="where to write url, pid and API key")
     parser.add_argument("--idle-exit-s", type=float, help="exit after so long without a session")
     parser.add_argument("--api-key", help="key that clients must send")

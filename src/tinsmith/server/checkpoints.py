@@ -7,7 +7,10 @@ Everything is resolved from disk, so checkpoints outlive the process that wrote 
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote
@@ -16,6 +19,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tinsmith.server.errors import MissingError, RequestError
 from tinsmith.types import LoraConfig
+
+logger = logging.getLogger(__name__)
 
 RECORD_FILE = "checkpoint.json"
 SCHEME = "tinker://"
@@ -38,6 +43,26 @@ class CheckpointRecord(BaseModel):
     user_metadata: dict[str, Any] | None = None  # Any: the user's own JSON
     snapshot_id: str | None = None
     """Content address; sampler weights only."""
+    key_id: int | None = None
+    """API key of the owner; None belongs to the service's operator."""
+    expires_at: float | None = None
+    """When it was to be deleted as it was saved, in seconds since 1970; None keeps it."""
+
+    def row(self, size_bytes: int) -> dict[str, object]:
+        """What the metadata database knows of it."""
+        path = CheckpointPath.from_text(self.path)
+        return {
+            "path": self.path,
+            "model_id": self.model_id,
+            "kind": path.kind,
+            "key_id": self.key_id,
+            "base_model": self.base_model,
+            "created_at": datetime.fromisoformat(self.created_at).timestamp(),
+            "size_bytes": size_bytes,
+            "is_public": False,
+            "expires_at": self.expires_at,
+            "user_metadata": self.user_metadata,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +72,13 @@ class CheckpointPath:
     run_id: str
     kind: CheckpointKind
     name: str
+
+    @classmethod
+    def from_text(cls, text: str) -> CheckpointPath:
+        """Takes a path apart that the service itself has made."""
+        run_id, kind, name = text.removeprefix(SCHEME).split("/")
+        assert kind in ("weights", "sampler_weights")
+        return cls(run_id, kind, name)
 
     def __str__(self) -> str:
         return f"{SCHEME}{self.run_id}/{self.kind}/{self.name}"
@@ -103,6 +135,22 @@ class CheckpointStore:
         """Where a checkpoint lies, whether or not it exists."""
         return self.root / _encoded(path.run_id) / path.kind / _encoded(path.name)
 
+    def size_bytes(self, path: CheckpointPath) -> int:
+        """Bytes of an existing checkpoint's files."""
+        return _size_bytes(self.directory(path))
+
+    def scan(self) -> Iterator[tuple[CheckpointRecord, int]]:
+        """Every complete checkpoint on disk, with its size in bytes."""
+        for file in self.root.glob(f"*/*/*/{RECORD_FILE}"):
+            try:
+                record = CheckpointRecord.model_validate_json(file.read_bytes())
+                path = CheckpointPath.from_text(record.path)
+            except (OSError, ValidationError, ValueError, AssertionError):
+                logger.warning("%s cannot be read and is left alone", file)
+                continue
+            if self.directory(path) == file.parent:  # not one in the making
+                yield record, _size_bytes(file.parent)
+
     def read(self, path: CheckpointPath, *, field: str) -> CheckpointRecord:
         """The facts of an existing checkpoint.
 
@@ -118,6 +166,10 @@ class CheckpointStore:
                 field=field,
                 hint="use the path that the save returned",
             ) from exc
+
+
+def _size_bytes(directory: Path) -> int:
+    return sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())
 
 
 def _encoded(part: str) -> str:

@@ -35,7 +35,9 @@ class ServerLimits(RequestModel):
     result_keep_s: float = Field(default=3600.0, gt=0)
     """How long a finished result can be fetched, in seconds."""
     max_result_bytes: int = Field(default=512 * 2**20, gt=0)
-    """Memory of all finished results, in bytes; fetched ones are dropped first."""
+    """Memory of all finished results, in bytes; fetched ones leave it first and stay on disk."""
+    max_stored_result_bytes: int = Field(default=4 * 2**30, ge=0)
+    """Finished results that left memory and are kept in the metadata database, in bytes."""
     metadata_result_bytes: int = Field(default=8 * 2**20, gt=0)
     """Results above this size are announced by size first where the client allows it."""
     session_timeout_s: float = Field(default=120.0, gt=0)
@@ -64,6 +66,9 @@ class ServerConfig(RequestModel):
     directory and any Hub model in the local cache, loaded on first use."""
     state_dir: Path = Field(default_factory=state_dir)
     """Directory of checkpoints and other state."""
+    database_url: str | None = Field(default=None, repr=False)
+    """Metadata database: postgresql://user@host/name or sqlite:///path; absent means a SQLite file
+    in the state directory."""
     ready_file: Path | None = None
     """Where to write {"url", "pid", "api_key"} (mode 600) once the service listens."""
     idle_exit_s: float | None = Field(default=None, gt=0)

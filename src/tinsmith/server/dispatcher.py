@@ -115,7 +115,7 @@ class Dispatcher:
                 f"{self._limits.max_pending_requests}",
                 hint="wait for results before submitting more",
             )
-        request_id = self._futures.create()
+        request_id = self._futures.create(owner_id=lane_id)
         ticket = Ticket(request_id, work.kind, work.num_tokens, time.monotonic())
         model.lane.put(seq_id, _Queued(work, ticket), request_id=request_id, digest=digest)
         self._watch_gap(model)
@@ -144,7 +144,7 @@ class Dispatcher:
         self._fail(model.lane.give_up(), _closed_error(lane_id))
         model.closed = _closed_error(lane_id)
         self._watch_gap(model)
-        request_id = self._futures.create()
+        request_id = self._futures.create(owner_id=lane_id)
         ticket = Ticket(request_id, work.kind, work.num_tokens, time.monotonic())
         model.lane.ready.append(_Queued(work, ticket))
         self.pump()

@@ -28,7 +28,7 @@ class EngineUnit:
         facts: BaseModelFacts,
         config: ServerConfig,
         futures: FutureStore,
-        on_exit: Callable[[EngineUnit], None],
+        on_exit: Callable[[EngineUnit, list[str]], None],
     ) -> None:
         self.facts = facts
         self._on_exit = on_exit
@@ -64,8 +64,10 @@ class EngineUnit:
         logger.info("base_model=%r is loaded: %d parameters", info.name, info.num_parameters)
 
     def _exited(self, failure: TinsmithError) -> None:
-        self._on_exit(self)
-        for lane_id in self.dispatcher.lane_ids:
+        lane_ids = self.dispatcher.lane_ids
+        lost = [name for name in lane_ids if self.dispatcher.closed_error(name) is None]
+        self._on_exit(self, lost)
+        for lane_id in lane_ids:
             error = LostError(
                 f"model_id={lane_id!r}: {failure.message}", field="model_id", hint=failure.hint
             )
@@ -75,8 +77,16 @@ class EngineUnit:
 class EnginePool:
     """Engines by base model, started on first use and again after a death."""
 
-    def __init__(self, config: ServerConfig, futures: FutureStore) -> None:
+    def __init__(
+        self,
+        config: ServerConfig,
+        futures: FutureStore,
+        *,
+        on_models_lost: Callable[[list[str]], None] = lambda _: None,
+    ) -> None:
+        """No engine runs yet; `on_models_lost` hears which models died with one."""
         self._config = config
+        self._on_models_lost = on_models_lost
         self._futures = futures
         self._units: dict[str, EngineUnit] = {}
         self._is_closing = False
@@ -112,7 +122,8 @@ class EnginePool:
         grace_s = self._config.limits.engine_stop_s
         await asyncio.gather(*(unit.client.stop(grace_s) for unit in self.units))
 
-    def _forget(self, unit: EngineUnit) -> None:
+    def _forget(self, unit: EngineUnit, lost_models: list[str]) -> None:
+        self._on_models_lost(lost_models)
         if self._units.get(unit.facts.name) is unit:
             del self._units[unit.facts.name]
         if not self._is_closing:

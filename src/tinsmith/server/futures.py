@@ -1,24 +1,29 @@
 """Futures: request ids, results, and long polls that wake the moment a result is there.
 
-A result can be fetched again and again until it expires (`keep_s` after completion) or the store
-is over `max_bytes`, when results already fetched go first. Expiry is one timer set for the oldest
-result; nothing polls.
+A result can be fetched again and again until it expires, `keep_s` after completion. Where memory
+is over `max_bytes`, results leave it, those already fetched first; they are gone then, or come from
+the metadata database if the store was given one. Expiry is one timer set for the oldest result;
+nothing polls.
 """
 
 from __future__ import annotations
 
 import asyncio
 import secrets
+import time
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass
+from itertools import islice
 
 from tinsmith.core.errors import TinsmithError
 from tinsmith.core.jsonio import dumps
 from tinsmith.server.errors import GoneError, MissingError, RequestError, future_error_body
+from tinsmith.server.metadata.writes import MetadataWrites, NullWrites
 
 JSON_TYPE = "application/json"
 PROTOBUF_TYPE = "application/x-protobuf"
+MAX_ID_CHARS = 64
 ENTRY_BYTES = 512
 """Bookkeeping cost charged to every stored result."""
 
@@ -46,36 +51,77 @@ class _Entry:
     done: asyncio.Event
     key: Hashable | None
     digest: str
+    owner_id: str | None
     outcome: Outcome | None = None
     expires_s: float = 0.0
     retrieved: bool = False
 
 
+FindStored = Callable[[str], Awaitable[Outcome | None]]
+"""Looks a request up in the metadata database; None means that it is not there."""
+
+
 class FutureStore:
     """Pending and finished results by request id. Lives on one event loop."""
 
-    def __init__(self, *, keep_s: float, max_bytes: int) -> None:
+    def __init__(
+        self,
+        *,
+        keep_s: float,
+        max_bytes: int,
+        max_stored_bytes: int = 0,
+        writes: MetadataWrites | None = None,
+        find_stored: FindStored | None = None,
+    ) -> None:
         self._keep_s = keep_s
         self._max_bytes = max_bytes
+        self._max_stored_bytes = max_stored_bytes
+        self._writes = writes or NullWrites()
+        self._find_stored = find_stored
         self._boot_id = secrets.token_hex(6)
         self._count = 0
         self._entries: dict[str, _Entry] = {}
         self._finished: OrderedDict[str, int] = OrderedDict()
         self._keys: dict[Hashable, str] = {}
         self._bytes = 0
+        self._spilled: OrderedDict[str, tuple[float, int]] = OrderedDict()  # expiry, size
+        self._spilled_bytes = 0
         self._timer: asyncio.TimerHandle | None = None
         self._closed = asyncio.Event()
+
+    @property
+    def boot_id(self) -> str:
+        """Names this life of the service; every request id begins with it."""
+        return self._boot_id
 
     @property
     def num_pending(self) -> int:
         """Futures whose work has not finished."""
         return len(self._entries) - len(self._finished)
 
-    def create(self, *, key: Hashable | None = None, digest: str = "") -> str:
-        """Opens a future; `key` lets `find` recognise a repeated submission while it lives."""
+    def create(
+        self, *, key: Hashable | None = None, digest: str = "", owner_id: str | None = None
+    ) -> str:
+        """Opens a future.
+
+        Args:
+            key: lets `find` recognise a repeated submission while the future lives.
+            digest: of the submission's content.
+            owner_id: the model or sampler that the request is for.
+        """
         self._count += 1
         request_id = f"{self._boot_id}-{self._count}-{secrets.token_hex(4)}"
-        self._entries[request_id] = _Entry(asyncio.Event(), key, digest)
+        self._entries[request_id] = _Entry(asyncio.Event(), key, digest, owner_id)
+        row = {
+            "request_id": request_id,
+            "boot_id": self._boot_id,
+            "owner_id": owner_id,
+            "created_at": time.time(),
+            "expires_at": None,
+            "media_type": None,
+            "payload": None,
+        }
+        self._writes.put("futures", row)
         if key is not None:
             self._keys[key] = request_id
         return request_id
@@ -102,6 +148,12 @@ class FutureStore:
             return
         entry.outcome = outcome
         entry.expires_s = asyncio.get_running_loop().time() + self._keep_s
+        stored = {
+            "expires_at": time.time() + self._keep_s,
+            "media_type": outcome.media_type,
+            "payload": outcome.body,
+        }
+        self._writes.change("futures", request_id, stored)
         size = len(outcome.body) + ENTRY_BYTES
         self._finished[request_id] = size
         self._bytes += size
@@ -111,8 +163,9 @@ class FutureStore:
         self._arm()
 
     def fail(self, request_id: str, error: TinsmithError) -> None:
-        """Stores a failure as the result."""
-        self.complete(request_id, Outcome.from_error(error))
+        """Stores a failure as the result; once closed, what fails is left for the next start."""
+        if not self._closed.is_set():
+            self.complete(request_id, Outcome.from_error(error))
 
     async def wait(self, request_id: str, hold_s: float) -> Outcome | None:
         """Waits up to `hold_s` seconds; None means still pending.
@@ -123,7 +176,7 @@ class FutureStore:
         """
         entry = self._entries.get(request_id)
         if entry is None:
-            raise self._unknown(request_id)
+            return await self._stored(request_id)
         if entry.outcome is None and hold_s > 0 and not self._closed.is_set():
             try:
                 async with asyncio.timeout(hold_s):
@@ -143,23 +196,46 @@ class FutureStore:
             self._timer.cancel()
             self._timer = None
 
-    def _unknown(self, request_id: str) -> GoneError | MissingError:
+    async def _stored(self, request_id: str) -> Outcome:
         parts = request_id.split("-")
-        well_formed = len(parts) == 3 and len(parts[0]) == 12 and parts[1].isdigit()
-        if well_formed and (parts[0] != self._boot_id or int(parts[1]) <= self._count):
-            return GoneError(
-                f"request_id={request_id!r}: its result is no longer held",
-                field="request_id",
-                hint=f"results are kept {self._keep_s:.0f} s and do not survive a restart; "
-                "submit the request again",
-            )
-        return MissingError(f"request_id={request_id!r}: unknown", field="request_id")
+        is_ours = parts[0] == self._boot_id
+        well_formed = len(parts) == 3 and len(parts[0]) == 12 and parts[1].isdecimal()
+        if not well_formed or len(request_id) > MAX_ID_CHARS:
+            raise _missing(request_id)
+        if self._find_stored is not None and (not is_ours or request_id in self._spilled):
+            outcome = await self._find_stored(request_id)
+            if outcome is not None:
+                return outcome
+        if is_ours and int(parts[1]) > self._count:
+            raise _missing(request_id)
+        raise GoneError(
+            f"request_id={request_id[:80]!r}: its result is no longer held",
+            field="request_id",
+            hint=f"results are kept {self._keep_s:.0f} s; submit the request again",
+        )
 
-    def _drop(self, request_id: str) -> None:
+    def _forget(self, request_id: str) -> None:
+        """Takes a finished result out of memory."""
         self._bytes -= self._finished.pop(request_id)
         entry = self._entries.pop(request_id)
         if entry.key is not None and self._keys.get(entry.key) == request_id:
             del self._keys[entry.key]
+
+    def _spill(self, request_id: str) -> None:
+        """Leaves a result to the database, if there is one."""
+        expires_s, size = self._entries[request_id].expires_s, self._finished[request_id]
+        self._forget(request_id)
+        if self._find_stored is None:
+            return
+        self._spilled[request_id] = (expires_s, size)
+        self._spilled_bytes += size
+        while self._spilled_bytes > self._max_stored_bytes:
+            self._drop_spilled(next(iter(self._spilled)))
+
+    def _drop_spilled(self, request_id: str) -> None:
+        _, size = self._spilled.pop(request_id)
+        self._spilled_bytes -= size
+        self._writes.remove("futures", request_id)
 
     def _evict(self) -> None:
         """Makes room down to nine tenths: fetched results first, then the oldest."""
@@ -169,13 +245,16 @@ class FutureStore:
             if self._bytes <= goal or len(self._finished) == 1:
                 return
             if request_id in self._finished:
-                self._drop(request_id)
+                self._spill(request_id)
+
+    def _next_expiries(self) -> list[float]:
+        due = [self._entries[request_id].expires_s for request_id in islice(self._finished, 1)]
+        return due + [expires_s for expires_s, _ in islice(self._spilled.values(), 1)]
 
     def _arm(self) -> None:
-        if self._timer is None and self._finished and not self._closed.is_set():
-            oldest = self._entries[next(iter(self._finished))]
-            loop = asyncio.get_running_loop()
-            self._timer = loop.call_at(oldest.expires_s, self._expire)
+        due = self._next_expiries()
+        if self._timer is None and due and not self._closed.is_set():
+            self._timer = asyncio.get_running_loop().call_at(min(due), self._expire)
 
     def _expire(self) -> None:
         self._timer = None
@@ -184,5 +263,15 @@ class FutureStore:
             request_id = next(iter(self._finished))
             if self._entries[request_id].expires_s > now:
                 break
-            self._drop(request_id)
+            self._forget(request_id)
+            self._writes.remove("futures", request_id)
+        while self._spilled:
+            request_id, (expires_s, _) = next(iter(self._spilled.items()))
+            if expires_s > now:
+                break
+            self._drop_spilled(request_id)
         self._arm()
+
+
+def _missing(request_id: str) -> MissingError:
+    return MissingError(f"request_id={request_id[:80]!r}: unknown", field="request_id")

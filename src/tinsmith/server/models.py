@@ -86,7 +86,9 @@ class ModelRegistry:
 
         def encode(lora_config: object) -> Outcome:
             assert isinstance(lora_config, LoraConfig)
-            self._store.models[model_id].lora_config = lora_config  # with the seed that was used
+            # with the seed that was used
+            self._store.set_lora_config(self._store.models[model_id], lora_config)
+            self._store.note_state(model_id, "live")
             return _json({"type": "create_model", "model_id": model_id})
 
         request_id = self._add(
@@ -120,13 +122,18 @@ class ModelRegistry:
         command = messages.LoadState(
             model_id, self._checkpoints.directory(path), body.optimizer, create=True
         )
+
+        def encode(_: object) -> Outcome:
+            self._store.note_state(model_id, "live")
+            return _json(answer)
+
         request_id = self._add(
             body,
             digest=digest,
             base_model=record.base_model,
             lora_config=record.lora_config,
             make=lambda _: command,
-            encode=lambda _: _json(answer),
+            encode=encode,
         )
         return request_id, model_id
 
@@ -148,7 +155,7 @@ class ModelRegistry:
             answer = {"type": "load_weights", "path": str(path), "model_id": model.model_id}
 
             def encode(_: object) -> Outcome:
-                model.lora_config = record.lora_config
+                self._store.set_lora_config(model, record.lora_config)
                 return _json(answer)
 
             directory = self._checkpoints.directory(path)
@@ -219,9 +226,14 @@ class ModelRegistry:
             path = CheckpointPath(model.model_id, "weights", name)
             directory = self._checkpoints.directory(path)
             record = _checkpoint_record(model, path, body.user_metadata)
-            command = messages.SaveState(model.model_id, directory, body.overwrite, record)
+            command = messages.SaveState(model.model_id, directory, body.overwrite, _dumped(record))
             answer = {"type": "save_weights", "path": str(path)}
-            return Work("control", command, lambda _: _json(answer))
+
+            def encode(_: object) -> Outcome:
+                self._store.add_checkpoint(record.row(self._checkpoints.size_bytes(path)))
+                return _json(answer)
+
+            return Work("control", command, encode)
 
         return self._submit(body.model_id, body.seq_id, make, digest=digest)
 
@@ -268,6 +280,7 @@ class ModelRegistry:
         model = self._living(model_id)
         answer = {"type": "unload_model", "model_id": model_id}
         work = Work("control", messages.UnloadAdapter(model_id), lambda _: _json(answer))
+        self._store.note_state(model_id, "unloaded")
         return model.unit.dispatcher.submit_last(model_id, work)
 
     def skip(self, model_id: str, seq_id: int) -> None:
@@ -281,6 +294,7 @@ class ModelRegistry:
         for model in list(self._store.models.values()):
             if model.session_id == session_id:
                 self._unload_and_forget(model)
+                self._store.note_state(model.model_id, "unloaded")
                 del self._store.models[model.model_id]
 
     def _unload_and_forget(self, model: ModelRecord) -> None:
@@ -314,6 +328,7 @@ class ModelRegistry:
                 hint="number the requests of a model 1, 2, 3 ...",
             )
         self._sessions.touch(model.session_id)
+        self._store.note_request(model)
         dispatcher = model.unit.dispatcher
         known = dispatcher.find(model_id, seq_id, digest)
         if known is not None:
@@ -356,7 +371,7 @@ class ModelRegistry:
             user_metadata=body.user_metadata,
             unit=unit,
         )
-        self._store.models[model.model_id] = model
+        self._store.add_model(model)
         unit.dispatcher.open_lane(model.model_id, session_id)
 
         def on_failure(error: TinsmithError) -> None:
@@ -365,6 +380,7 @@ class ModelRegistry:
                 field="model_id",
                 hint=error.hint,
             )
+            self._store.note_state(model.model_id, "failed")
             unit.dispatcher.close_lane(model.model_id, why)
 
         work = Work("control", command, encode, on_failure=on_failure)
@@ -384,10 +400,11 @@ class ModelRegistry:
         path = CheckpointPath(model.model_id, "sampler_weights", check_name(name, field="path"))
         directory = self._checkpoints.directory(path)
         record = _checkpoint_record(model, path, user_metadata)
-        command = messages.SaveSamplerWeights(model.model_id, directory, record)
+        command = messages.SaveSamplerWeights(model.model_id, directory, _dumped(record))
         answer = {"type": "save_weights_for_sampler", "path": str(path)}
 
         def encode(snapshot_id: object) -> Outcome:
+            self._store.add_checkpoint(record.row(self._checkpoints.size_bytes(path)))
             model.unit.snapshots.add(str(snapshot_id), directory)
             return _json(answer)
 
@@ -400,13 +417,14 @@ class ModelRegistry:
 
         def encode(snapshot_id: object) -> Outcome:
             model.unit.snapshots.add(str(snapshot_id), None)
-            self._store.samplers[sampler_id] = SamplerRecord(
+            record = SamplerRecord(
                 sampler_id,
                 model.session_id,
                 model.base_model,
                 snapshot_id=str(snapshot_id),
                 unit=model.unit,
             )
+            self._store.add_sampler(record)
             return _json(answer)
 
         return Work("control", messages.TakeSnapshot(model.model_id), encode)
@@ -418,15 +436,19 @@ def _model_id(session_id: str, number: int) -> str:
 
 def _checkpoint_record(
     model: ModelRecord, path: CheckpointPath, user_metadata: dict[str, Any] | None
-) -> dict[str, object]:
-    record = CheckpointRecord(
+) -> CheckpointRecord:
+    return CheckpointRecord(
         path=str(path),
         model_id=model.model_id,
         base_model=model.base_model,
         lora_config=model.lora_config,
         created_at=datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
         user_metadata=user_metadata,
+        key_id=model.key_id,
     )
+
+
+def _dumped(record: CheckpointRecord) -> dict[str, object]:
     return record.model_dump(mode="json", exclude_none=True)
 
 

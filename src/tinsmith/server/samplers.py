@@ -50,11 +50,12 @@ class SamplerRegistry:
         sampler_id = f"{session_id}:sample:{number}"
         try:
             record = self._make_record(body, sampler_id)
+            self._check_taken_up(record)
             self._engines.get(self._catalog.resolve(record.base_model))  # starts loading now
         except TinsmithError:
             self._store.unreserve(session_id, name, number)
             raise
-        self._store.samplers[sampler_id] = record
+        self._store.add_sampler(record)
         self._store.bind(session_id, name, number, sampler_id)
         return sampler_id
 
@@ -91,7 +92,7 @@ class SamplerRegistry:
                 f"{self._futures.num_pending} requests are pending",
                 hint="wait for results before submitting more",
             )
-        request_id = self._futures.create(key=key, digest=digest)
+        request_id = self._futures.create(key=key, digest=digest, owner_id=record.sampler_id)
         job = SampleJob(
             job_id=request_id,
             snapshot_id=record.snapshot_id,
@@ -144,8 +145,28 @@ class SamplerRegistry:
             snapshot_id=checkpoint.snapshot_id,
         )
 
+    def _check_taken_up(self, record: SamplerRecord) -> None:
+        """Refuses a number under which an earlier process opened something else."""
+        earlier = self._store.samplers.get(record.sampler_id)
+        if earlier is None:
+            return
+        if (earlier.base_model, earlier.model_path) != (record.base_model, record.model_path):
+            raise RequestError(
+                f"sampling_session_seq_id of {record.sampler_id!r}: already used by a different "
+                "request",
+                field="sampling_session_seq_id",
+                hint="give every new request of a session the next number",
+            )
+
     def _unit(self, record: SamplerRecord) -> EngineUnit:
         """The engine to sample on; a dead one is replaced unless the weights died with it."""
+        if record.is_lost:
+            raise LostError(
+                f"sampling_session_id={record.sampler_id!r}: its weights were in the memory of a "
+                "service that has been restarted",
+                field="sampling_session_id",
+                hint="save weights for the sampler under a name, and open a session on their path",
+            )
         if record.unit is None:
             return self._engines.get(self._catalog.resolve(record.base_model))
         failure = record.unit.client.failure

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 
+from tinsmith.core.errors import ServerError
 from tinsmith.server.base_models import BaseModelCatalog
 from tinsmith.server.checkpoints import CheckpointStore, parse_checkpoint_path
 from tinsmith.server.config import ServerConfig
 from tinsmith.server.engines import EnginePool
 from tinsmith.server.futures import FutureStore
+from tinsmith.server.metadata import MetadataStore, database, queries
+from tinsmith.server.metadata.boots import BootLock
 from tinsmith.server.models import ModelRegistry
+from tinsmith.server.restart import StoredResults, take_up
 from tinsmith.server.samplers import SamplerRegistry
 from tinsmith.server.sessions import SessionRegistry
 from tinsmith.server.store import MemoryStore
@@ -19,16 +26,21 @@ from tinsmith.server.store import MemoryStore
 class Service:
     """Everything the routes use. Made and used on one event loop."""
 
-    def __init__(self, config: ServerConfig) -> None:
+    def __init__(self, config: ServerConfig, metadata: MetadataStore) -> None:
         self.config = config
         self.on_idle: Callable[[], None] | None = None
-        self.store = MemoryStore()
+        self.metadata = metadata
         self.futures = FutureStore(
-            keep_s=config.limits.result_keep_s, max_bytes=config.limits.max_result_bytes
+            keep_s=config.limits.result_keep_s,
+            max_bytes=config.limits.max_result_bytes,
+            max_stored_bytes=config.limits.max_stored_result_bytes,
+            writes=metadata,
+            find_stored=StoredResults(metadata).find,
         )
+        self.store = MemoryStore(metadata, self.futures.boot_id)
         self.catalog = BaseModelCatalog(config.models, is_local=config.is_local)
         self.checkpoints = CheckpointStore(config.state_dir / "checkpoints")
-        self.engines = EnginePool(config, self.futures)
+        self.engines = EnginePool(config, self.futures, on_models_lost=self._lose_models)
         self.sessions = SessionRegistry(
             self.store,
             config.limits,
@@ -58,15 +70,45 @@ class Service:
     @contextlib.asynccontextmanager
     async def running(cls, config: ServerConfig) -> AsyncIterator[Service]:
         """A service whose given models are loading; its engines end with the block."""
-        service = cls(config)
-        try:
+        metadata = await MetadataStore.open(
+            config.database_url or database.default_url(config.state_dir)
+        )
+        async with contextlib.AsyncExitStack() as stack:
+            stack.push_async_callback(metadata.close)
+            service = cls(config, metadata)
+            stack.push_async_callback(service._stop)
             for facts in service.catalog.offered if config.models else ():
                 service.engines.get(facts)
+            stack.callback((await service._start()).release)
             yield service
-        finally:
-            service.sessions.close()
-            service.futures.close()
-            await service.engines.close()
+
+    async def _start(self) -> BootLock:
+        """Takes up what earlier processes left; the returned lock is held while this one lives."""
+        boot_id = self.futures.boot_id
+        lock = await asyncio.to_thread(BootLock, self.config.state_dir / "boots", boot_id)
+        await take_up(
+            self.metadata,
+            self.store,
+            self.sessions,
+            self.checkpoints,
+            boot_id=boot_id,
+            living=lock.living if self.metadata.is_shared_by_machine else set,
+            limits=self.config.limits,
+        )
+        return lock
+
+    async def _stop(self) -> None:
+        self.store.is_closing = True
+        self.sessions.close()
+        self.futures.close()
+        await self.engines.close()
+        with contextlib.suppress(ServerError):  # the database is away: the next start settles it
+            end = partial(queries.end_boot, boot_id=self.futures.boot_id, now_s=time.time())
+            await self.metadata.run(end)
+
+    def _lose_models(self, model_ids: list[str]) -> None:
+        for model_id in model_ids:
+            self.store.note_state(model_id, "lost")
 
     def capabilities(self) -> dict[str, object]:
         """What the protocol tells about the base models."""

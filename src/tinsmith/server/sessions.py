@@ -39,13 +39,27 @@ class SessionRegistry:
         self._release_timer: asyncio.TimerHandle | None = None
         self._arm_idle()
 
-    def open(self, tags: list[str], user_metadata: dict[str, Any]) -> SessionRecord:
-        """Starts a session."""
-        record = SessionRecord(str(uuid4()), self._loop.time(), tags, user_metadata)
-        self._store.sessions[record.session_id] = record
+    def open(
+        self,
+        tags: list[str],
+        user_metadata: dict[str, Any],
+        *,
+        details: dict[str, Any] | None = None,
+    ) -> SessionRecord:
+        """Starts a session; `details` is what else its client told."""
+        record = SessionRecord(
+            str(uuid4()), self._loop.time(), tags, user_metadata, details=details or {}
+        )
+        self._store.add_session(record)
         if self._release_timer is None:
             self._arm_release()
         return record
+
+    def take_up(self, record: SessionRecord) -> None:
+        """Goes on with a session of an earlier process."""
+        self._store.sessions[record.session_id] = record
+        if self._release_timer is None:
+            self._arm_release()
 
     def touch(self, session_id: str) -> SessionRecord:
         """Notes a sign of life.
@@ -55,6 +69,7 @@ class SessionRegistry:
         """
         record = self._store.session(session_id)
         record.last_seen_s = self._loop.time()
+        self._store.note_session(record)
         return record
 
     def finish(self, session_id: str, reason: str) -> None:
@@ -73,6 +88,7 @@ class SessionRegistry:
 
     def _end(self, record: SessionRecord, why: str) -> None:
         record.ended = why
+        self._store.note_session(record)
         self._last_live_s = max(self._last_live_s, self._loop.time())
         self._on_end(record.session_id)
         self._arm_idle()

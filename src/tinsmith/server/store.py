@@ -1,16 +1,18 @@
 """What the service knows while it runs: sessions, models and samplers, in memory.
 
-One module holds all of it, so that a persistent metadata store can take its place. Records are
-mutable on purpose: each is the single place of its facts.
+Every change is also told to the metadata database, from which `restore` takes up what an earlier
+process left. Records are mutable on purpose: each is the single place of its facts.
 """
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from tinsmith.server.errors import GoneError, MissingError, RequestError
+from tinsmith.server.errors import GoneError, LostError, MissingError, RequestError
+from tinsmith.server.metadata.writes import MetadataWrites, NullWrites
 from tinsmith.types import LoraConfig
 
 if TYPE_CHECKING:
@@ -27,6 +29,11 @@ class SessionRecord:
     user_metadata: dict[str, Any] = field(default_factory=dict[str, Any])  # the user's own JSON
     ended: str | None = None
     """Why the session is over, or None while it lives."""
+    details: dict[str, Any] = field(default_factory=dict[str, Any])  # Any: what else clients tell
+    key_id: int | None = None
+    created_at: float = field(default_factory=time.time)
+    noted_at: float = 0.0
+    """When its last sign of life was written down."""
 
 
 @dataclass(slots=True)
@@ -39,6 +46,10 @@ class ModelRecord:
     lora_config: LoraConfig
     user_metadata: dict[str, Any] | None
     unit: EngineUnit
+    key_id: int | None = None
+    created_at: float = field(default_factory=time.time)
+    noted_at: float = 0.0
+    """When its last request was written down."""
 
 
 @dataclass(slots=True)
@@ -54,15 +65,113 @@ class SamplerRecord:
     unit: EngineUnit | None = None
     """The engine whose memory holds a snapshot that is on no disk."""
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether its weights were in the memory of an earlier process only."""
+        return self.snapshot_id is not None and self.model_path is None and self.unit is None
+
+
+ModelState = Literal["creating", "live", "unloaded", "failed", "lost"]
+
+NOTE_EVERY_S = 1.0
+"""Signs of life are written down no more often than this."""
+
 
 class MemoryStore:
     """Records by id. Lookups raise errors that name the field."""
 
-    def __init__(self) -> None:
+    def __init__(self, writes: MetadataWrites | None = None, boot_id: str = "") -> None:
+        self._writes = writes or NullWrites()
+        self._boot_id = boot_id
+        self.is_closing = False
+        """Set when the service stops: from then on models end with it, not by themselves."""
+        self.lost_models: dict[str, str | None] = {}
+        """Models of earlier processes, with the checkpoints to resume them from."""
         self.sessions: dict[str, SessionRecord] = {}
         self.models: dict[str, ModelRecord] = {}
         self.samplers: dict[str, SamplerRecord] = {}
         self._reserved: dict[tuple[str, str, int], tuple[str, str]] = {}
+
+    def add_session(self, record: SessionRecord) -> None:
+        """Takes a new session in."""
+        self.sessions[record.session_id] = record
+        record.noted_at = record.created_at
+        row = {
+            "session_id": record.session_id,
+            "boot_id": self._boot_id,
+            "key_id": record.key_id,
+            "created_at": record.created_at,
+            "last_seen_at": record.created_at,
+            "ended_at": None,
+            "ended": None,
+            "tags": record.tags,
+            "user_metadata": record.user_metadata,
+            "details": record.details,
+        }
+        self._writes.put("sessions", row)
+
+    def note_session(self, record: SessionRecord) -> None:
+        """Writes down that a session was heard of just now, or that it ended."""
+        now = time.time()
+        if record.ended is not None:
+            values = {"ended": record.ended, "ended_at": now}
+            self._writes.change("sessions", record.session_id, values)
+        elif now - record.noted_at >= NOTE_EVERY_S:
+            record.noted_at = now
+            self._writes.change("sessions", record.session_id, {"last_seen_at": now})
+
+    def add_model(self, record: ModelRecord) -> None:
+        """Takes a new model in."""
+        self.models[record.model_id] = record
+        record.noted_at = record.created_at
+        row = {
+            "model_id": record.model_id,
+            "session_id": record.session_id,
+            "boot_id": self._boot_id,
+            "key_id": record.key_id,
+            "base_model": record.base_model,
+            "lora_config": record.lora_config.model_dump(mode="json"),
+            "user_metadata": record.user_metadata,
+            "created_at": record.created_at,
+            "last_request_at": record.created_at,
+            "state": "creating",
+        }
+        self._writes.put("models", row)
+
+    def note_request(self, record: ModelRecord) -> None:
+        """Writes down that a request for a model came just now."""
+        now = time.time()
+        if now - record.noted_at >= NOTE_EVERY_S:
+            record.noted_at = now
+            self._writes.change("models", record.model_id, {"last_request_at": now})
+
+    def note_state(self, model_id: str, state: ModelState) -> None:
+        """Writes down what became of a model."""
+        if not self.is_closing:
+            self._writes.change("models", model_id, {"state": state})
+
+    def set_lora_config(self, record: ModelRecord, lora_config: LoraConfig) -> None:
+        """Notes what a model's adapter really is."""
+        record.lora_config = lora_config
+        config = lora_config.model_dump(mode="json")
+        self._writes.change("models", record.model_id, {"lora_config": config})
+
+    def add_sampler(self, record: SamplerRecord) -> None:
+        """Takes a new sampling session in."""
+        self.samplers[record.sampler_id] = record
+        row = {
+            "sampler_id": record.sampler_id,
+            "session_id": record.session_id,
+            "base_model": record.base_model,
+            "model_path": record.model_path,
+            "snapshot_id": record.snapshot_id,
+            "created_at": time.time(),
+        }
+        self._writes.put("samplers", row)
+
+    def add_checkpoint(self, row: dict[str, object]) -> None:
+        """Writes down a checkpoint that is complete on disk."""
+        self._writes.put("checkpoints", row)
 
     def session(self, session_id: str) -> SessionRecord:
         """A living session.
@@ -76,7 +185,7 @@ class MemoryStore:
             raise MissingError(
                 f"session_id={session_id!r}: unknown",
                 field="session_id",
-                hint="sessions end with the service: open a new one",
+                hint="open a new session",
             )
         if record.ended is not None:
             raise GoneError(
@@ -92,10 +201,13 @@ class MemoryStore:
         Raises:
             MissingError: never created here.
             GoneError: its session is over.
+            LostError: it was in the memory of an earlier process.
         """
         record = self.models.get(model_id)
         if record is None:
             self._check_session_of(model_id)
+            if model_id in self.lost_models:
+                raise self._lost(model_id, field="model_id")
             raise MissingError(
                 f"model_id={model_id!r}: unknown",
                 field="model_id",
@@ -134,7 +246,11 @@ class MemoryStore:
 
         Raises:
             RequestError: the number belongs to different content.
+            LostError: an earlier process of the service answered the number.
         """
+        model_id = f"{session_id}:train:{number}"
+        if field_name == "model_seq_id" and model_id in self.lost_models:
+            raise self._lost(model_id, field=field_name)
         key = (session_id, field_name, number)
         taken = self._reserved.setdefault(key, (digest, ""))
         if taken[0] != digest:
@@ -160,3 +276,21 @@ class MemoryStore:
         self.models = {k: v for k, v in self.models.items() if v.session_id != session_id}
         self.samplers = {k: v for k, v in self.samplers.items() if v.session_id != session_id}
         self._reserved = {k: v for k, v in self._reserved.items() if k[0] != session_id}
+        self.lost_models = {
+            k: v for k, v in self.lost_models.items() if k.partition(":")[0] != session_id
+        }
+
+    def _lost(self, model_id: str, *, field: str) -> LostError:
+        path = self.lost_models[model_id]
+        return LostError(
+            f"model_id={model_id!r}: was in the memory of a service that has been restarted",
+            field=field,
+            hint=resume_hint(path),
+        )
+
+
+def resume_hint(path: str | None) -> str:
+    """How to go on after a restart; `path` is the last training checkpoint, if there is one."""
+    if path is None:
+        return "it has no checkpoint to resume from: make a new model"
+    return f"resume from the last checkpoint: load {path} into a new model"

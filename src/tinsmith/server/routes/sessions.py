@@ -18,7 +18,11 @@ def make_router(service: Service) -> APIRouter:
     @router.post("/create_session")
     async def create_session(request: Request) -> Response:
         body = parse_json(CreateSessionRequest, await read_body(request, max_bytes))
-        record = service.sessions.open(body.tags, body.user_metadata or {})
+        details = {"sdk_version": body.sdk_version}
+        for name in ("project_id", "display_name"):
+            if getattr(body, name) is not None:
+                details[name] = getattr(body, name)
+        record = service.sessions.open(body.tags, body.user_metadata or {}, details=details)
         return json_response({"type": "create_session", "session_id": record.session_id})
 
     @router.post("/session_heartbeat")

@@ -1,0 +1,45 @@
+"""Databases for the metadata tests: a SQLite file always, PostgreSQL where it is installed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.postgres import find_programs, running_postgres
+
+
+@pytest.fixture(scope="session")
+def postgres_url() -> Iterator[str]:
+    programs = find_programs()
+    if programs is None:
+        pytest.skip("PostgreSQL is not installed here: nothing was tested against it")
+    with running_postgres(programs) as url:
+        yield url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(
+    request: pytest.FixtureRequest, tmp_path: Path, fresh_database: Callable[[], str]
+) -> str:
+    """The address of an empty database of each kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'metadata.sqlite3'}"
+    return fresh_database()
+
+
+@pytest.fixture
+def fresh_database(request: pytest.FixtureRequest) -> Callable[[], str]:
+    """Makes an empty PostgreSQL database."""
+
+    def make() -> str:
+        import psycopg
+
+        url: str = request.getfixturevalue("postgres_url")
+        with psycopg.connect(url, autocommit=True) as connection:
+            name = f"test_{abs(hash(request.node.nodeid))}"
+            connection.execute(f'CREATE DATABASE "{name}"')
+        return url.rpartition("/")[0] + f"/{name}"
+
+    return make
