@@ -7,27 +7,18 @@ forward_backward and optim_step of several steps may be under way at once. Main 
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import itertools
-from collections.abc import Callable, Coroutine, Generator, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-import pydantic
-
-from tinsmith.client.chunking import chunk_datums
-from tinsmith.client.connection import Connection, ProtocolRequest, json_request
-from tinsmith.client.errors import APIStatusError
+from tinsmith.client.connection import Connection
+from tinsmith.client.custom_loss import CustomLossFn, require_torch
 from tinsmith.client.futures import APIFuture, ClientFuture
-from tinsmith.client.gathering import gather
-from tinsmith.client.metrics import combine_outputs
+from tinsmith.client.model_lane import ModelLane
 from tinsmith.client.polling import ResultKind
 from tinsmith.client.retries import RetryConfig
 from tinsmith.client.sampling import SamplingClient, start_sampling_client
 from tinsmith.client.tokenizers import load_tokenizer
-from tinsmith.client.transport import PROTOBUF, Request
-from tinsmith.client.turns import TurnOrder
-from tinsmith.core.errors import DataError, ServerError, TinsmithError, UserError
+from tinsmith.core.errors import ServerError, UserError
 from tinsmith.types import (
     AdamParams,
     Datum,
@@ -42,15 +33,7 @@ from tinsmith.types import (
     SaveWeightsRequest,
     SaveWeightsResponse,
 )
-from tinsmith.types.codec import (
-    decode_forward_backward_output,
-    encode_forward_backward_request,
-)
 
-M = TypeVar("M", bound=pydantic.BaseModel)
-
-_FORWARD = ResultKind("Forward", is_protobuf=True)
-_FORWARD_BACKWARD = ResultKind("ForwardBackward", is_protobuf=True)
 _OPTIM_STEP = ResultKind("OptimStep")
 _SAVE_WEIGHTS = ResultKind("SaveWeights")
 _SAVE_FOR_SAMPLER = ResultKind("SaveWeightsForSampler")
@@ -69,7 +52,7 @@ class TrainingClient:
         self.model_id = info.model_id
         self._connection = connection
         self._info = info
-        self._order = TurnOrder()
+        self._lane = ModelLane(connection, info.model_id)
 
     def __repr__(self) -> str:
         return f"TrainingClient(model_id={self.model_id!r}, base_model={self._base_model()!r})"
@@ -84,7 +67,7 @@ class TrainingClient:
 
         See `forward_backward` for the arguments.
         """
-        return self._pass(data, loss_fn, loss_fn_config, forward_only=True)
+        return self._lane.run(data, loss_fn, loss_fn_config, forward_only=True)
 
     def forward_backward(
         self,
@@ -105,7 +88,52 @@ class TrainingClient:
         Raises:
             UserError: there is no data, or a datum cannot be sent.
         """
-        return self._pass(data, loss_fn, loss_fn_config, forward_only=False)
+        return self._lane.run(data, loss_fn, loss_fn_config, forward_only=False)
+
+    def forward_backward_custom(
+        self,
+        data: Sequence[Datum],
+        loss_fn: CustomLossFn,
+        *,
+        loss_type_input: str | None = None,
+    ) -> APIFuture[ForwardBackwardOutput]:
+        """Add the gradients of a loss that you compute yourself from the logprobs (needs torch).
+
+        Costs a forward pass more than `forward_backward`. `loss_fn` is called once, in a thread of
+        its own, with the whole batch, so the loss may compare datums. Calls that follow wait for
+        it; if it raises, or the future is cancelled before its gradient is known, the gradients
+        stay as they were and those calls go on.
+
+        Args:
+            data: datums with `target_tokens` and whatever else the loss reads.
+            loss_fn: `(data, logprobs) -> (loss, metrics)`, with one tensor of logprobs for each
+                datum, in the shape of its targets. The loss is a torch scalar.
+            loss_type_input: older scripts pass "logprobs".
+
+        Returns:
+            The output of the backward pass: `loss:sum` is the loss that was computed here,
+            `surrogate_loss:sum` that of the cross-entropy with the same gradient; your metrics are
+            added as they are.
+
+        Raises:
+            MissingExtraError: torch is not installed.
+            UserError: there is no data, or a datum has no targets or cannot be sent.
+
+        Example:
+            >>> def preference_loss(data, logprobs):  # data: chosen, rejected, chosen, ...
+            ...     sums = [tensor.sum() for tensor in logprobs]
+            ...     margins = [a - b for a, b in zip(sums[::2], sums[1::2], strict=True)]
+            ...     loss = sum(-margin.sigmoid().log() for margin in margins)
+            ...     return loss, {"margin": sum(margins).item() / len(margins)}
+            >>> client.forward_backward_custom(pairs, preference_loss)  # doctest: +SKIP
+        """
+        if loss_type_input not in (None, "logprobs"):
+            raise UserError(
+                f"loss_type_input={loss_type_input!r}: must be 'logprobs', or left out",
+                field="loss_type_input",
+            )
+        require_torch()
+        return self._lane.run_custom(data, loss_fn)
 
     def optim_step(
         self, optim_params: AdamParams | None = None, *, adam_params: AdamParams | None = None
@@ -123,10 +151,8 @@ class TrainingClient:
                 field="optim_params",
                 hint="try optim_step(AdamParams(learning_rate=1e-4))",
             )
-        return self._request(
-            lambda seq_id: OptimStepRequest(
-                optim_params=given[0], model_id=self.model_id, seq_id=seq_id
-            ),
+        return self._lane.request(
+            OptimStepRequest(optim_params=given[0], model_id=self.model_id),
             _OPTIM_STEP,
             OptimStepResponse,
         )
@@ -146,11 +172,10 @@ class TrainingClient:
             overwrite: replace a checkpoint of the same name.
             user_metadata: kept with it.
         """
-        return self._request(
-            lambda seq_id: SaveWeightsRequest(
+        return self._lane.request(
+            SaveWeightsRequest(
                 model_id=self.model_id,
                 path=name,
-                seq_id=seq_id,
                 ttl_seconds=ttl_seconds,
                 overwrite=overwrite,
                 user_metadata=None if user_metadata is None else dict(user_metadata),
@@ -174,11 +199,10 @@ class TrainingClient:
         user_metadata: Mapping[str, str] | None = None,
     ) -> APIFuture[SaveWeightsForSamplerResponse]:
         """Save the adapter alone, to sample from or to use elsewhere; see `save_state`."""
-        return self._request(
-            lambda seq_id: SaveWeightsForSamplerRequest(
+        return self._lane.request(
+            SaveWeightsForSamplerRequest(
                 model_id=self.model_id,
                 path=name,
-                seq_id=seq_id,
                 ttl_seconds=ttl_seconds,
                 user_metadata=None if user_metadata is None else dict(user_metadata),
             ),
@@ -198,12 +222,9 @@ class TrainingClient:
         del name
         sampling_session_seq_id = next(self._connection.sampling_session_seq_ids)
 
-        def request(seq_id: int) -> SaveWeightsForSamplerRequest:
-            return SaveWeightsForSamplerRequest(
-                model_id=self.model_id,
-                sampling_session_seq_id=sampling_session_seq_id,
-                seq_id=seq_id,
-            )
+        request = SaveWeightsForSamplerRequest(
+            model_id=self.model_id, sampling_session_seq_id=sampling_session_seq_id
+        )
 
         async def collect(request_id: str) -> SamplingClient:
             answer = await self._connection.result(
@@ -219,7 +240,7 @@ class TrainingClient:
             )
 
         label = "save_weights_and_get_sampling_client"
-        future = self._order.submit(1, self._submission(request), collect, label=label)
+        future = self._lane.request_then(request, collect, label=label)
         return ClientFuture(future.future(), label)
 
     def create_sampling_client(
@@ -258,6 +279,16 @@ class TrainingClient:
     ) -> APIFuture[ForwardBackwardOutput]:
         """Twin of `forward_backward`."""
         return self.forward_backward(data, loss_fn, loss_fn_config)
+
+    async def forward_backward_custom_async(
+        self,
+        data: Sequence[Datum],
+        loss_fn: CustomLossFn,
+        *,
+        loss_type_input: str | None = None,
+    ) -> APIFuture[ForwardBackwardOutput]:
+        """Twin of `forward_backward_custom`."""
+        return self.forward_backward_custom(data, loss_fn, loss_type_input=loss_type_input)
 
     async def optim_step_async(
         self, optim_params: AdamParams | None = None, *, adam_params: AdamParams | None = None
@@ -311,118 +342,9 @@ class TrainingClient:
     def _base_model(self) -> str:
         return self._info.model_name or self._info.model_data.model_name or ""
 
-    def _pass(
-        self,
-        data: Sequence[Datum],
-        loss_fn: str,
-        loss_fn_config: Mapping[str, float | str] | None,
-        *,
-        forward_only: bool,
-    ) -> APIFuture[ForwardBackwardOutput]:
-        if not data:
-            raise UserError("data=[]: No data provided", field="data", hint="pass a datum or more")
-        config = self._connection.config
-        chunks = chunk_datums(data, config.chunk_limits)
-        kind = _FORWARD if forward_only else _FORWARD_BACKWARD
-
-        starts = [0, *itertools.accumulate(map(len, chunks[:-1]))]
-
-        def prepare(seq_ids: range) -> Callable[[], Coroutine[Any, Any, list[str]]]:
-            requests: list[Request] = []
-            for seq_id, chunk, start in zip(seq_ids, chunks, starts, strict=True):
-                with _counting_from(start):
-                    body = encode_forward_backward_request(
-                        self.model_id,
-                        seq_id,
-                        chunk,
-                        loss_fn,
-                        loss_fn_config,
-                        forward_only=forward_only,
-                    )
-                requests.append(Request("forward_backward", body, content_type=PROTOBUF))
-            return lambda: self._submit_chunks(
-                requests, starts, parallel=config.parallel_fwdbwd_chunks
-            )
-
-        async def fetch(request_id: str, start: int) -> ForwardBackwardOutput:
-            with _counting_from(start):
-                content = await self._connection.result_bytes(request_id, kind)
-            return decode_forward_backward_output(content)
-
-        async def collect(request_ids: list[str]) -> ForwardBackwardOutput:
-            return combine_outputs(await gather(map(fetch, request_ids, starts)))
-
-        label = "forward" if forward_only else "forward_backward"
-        return self._order.submit(len(chunks), prepare, collect, label=label)
-
-    async def _submit_chunks(
-        self, requests: Sequence[Request], starts: Sequence[int], *, parallel: bool
-    ) -> list[str]:
-        """Send the chunks of one call; the service puts them in order by their numbers."""
-
-        async def submit(request: Request, start: int) -> str:
-            with _counting_from(start):
-                return (await self._connection.submit(request)).request_id
-
-        # All are sent even if one is refused: a number that never arrives would hold up the rest.
-        answers: list[str | BaseException]
-        if parallel:
-            answers = await asyncio.gather(*map(submit, requests, starts), return_exceptions=True)
-        else:
-            answers = []
-            for request, start in zip(requests, starts, strict=True):
-                try:
-                    answers.append(await submit(request, start))
-                except APIStatusError as error:
-                    answers.append(error)
-        for answer in answers:
-            if isinstance(answer, BaseException):
-                raise answer
-        return [answer for answer in answers if isinstance(answer, str)]
-
     def _load(self, path: str, *, with_optimizer: bool) -> APIFuture[LoadWeightsResponse]:
-        return self._request(
-            lambda seq_id: LoadWeightsRequest(
-                model_id=self.model_id, seq_id=seq_id, path=path, optimizer=with_optimizer
-            ),
+        return self._lane.request(
+            LoadWeightsRequest(model_id=self.model_id, path=path, optimizer=with_optimizer),
             _LOAD_WEIGHTS,
             LoadWeightsResponse,
         )
-
-    def _request(
-        self, make: Callable[[int], ProtocolRequest], kind: ResultKind, answer: type[M]
-    ) -> APIFuture[M]:
-        """One ordered JSON request, made once its sequence number is known."""
-        return self._order.submit(
-            1,
-            self._submission(make),
-            lambda request_id: self._connection.result(request_id, kind, answer),
-            label=kind.request_type,
-        )
-
-    def _submission(
-        self, make: Callable[[int], ProtocolRequest]
-    ) -> Callable[[range], Callable[[], Coroutine[Any, Any, str]]]:
-        def prepare(seq_ids: range) -> Callable[[], Coroutine[Any, Any, str]]:
-            request = json_request(make(seq_ids.start))
-
-            async def post() -> str:
-                return (await self._connection.submit(request)).request_id
-
-            return post
-
-        return prepare
-
-
-@contextlib.contextmanager
-def _counting_from(start: int) -> Generator[None]:
-    """Say where the datum indices in an error about a later chunk begin."""
-    try:
-        yield
-    except TinsmithError as error:
-        if start and error.category == "user":
-            hint = f"datum indices here count from datum {start} of the call"
-            error.hint = f"{error.hint}; {hint}" if error.hint else hint
-            if isinstance(error, DataError) and error.datum_index is not None:
-                error.datum_index += start
-        raise

@@ -1,7 +1,8 @@
-"""The ordered lane of one model: sequence numbers in call order, submissions one after another.
+"""The ordered lane of one model: submissions one after another, in the order of the calls.
 
-A turn passes when the previous submission was answered, not when its work is done: optim_step is
-on its way while forward_backward computes. Main name: `TurnOrder`.
+A turn passes when its submission was answered, not when its work is done: optim_step is on its way
+while forward_backward computes. Sequence numbers are taken when a turn has something to send, so a
+call that fails before that leaves no gap, which would hold up the service. Main name: `TurnOrder`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from tinsmith.client.loop import loop_thread
 
 P = TypeVar("P")
 R = TypeVar("R")
+TakeSeqIds = Callable[[int], range]
+"""Takes so many consecutive sequence numbers; each of them has to be sent."""
 
 
 class TurnOrder:
@@ -23,53 +26,74 @@ class TurnOrder:
 
     def __init__(self, first_seq_id: int = 1) -> None:
         self._lock = threading.Lock()
-        self._next_seq_id = first_seq_id
+        self._next_seq_id = first_seq_id  # touched on the loop only, by whoever has the turn
         self._last_turn: asyncio.Task[Any] | None = None  # touched on the loop only
 
     def submit(
         self,
-        num_requests: int,
-        prepare: Callable[[range], Callable[[], Coroutine[Any, Any, P]]],
+        post: Callable[[TakeSeqIds], Coroutine[Any, Any, P]],
         collect: Callable[[P], Awaitable[R]],
         *,
         label: str,
+        may_be_abandoned: bool = False,
     ) -> APIFuture[R]:
-        """Reserve sequence numbers now, submit when it is this call's turn, then collect.
-
-        A call that cannot be prepared uses up no number, so the service never waits for a gap. Once
-        prepared it is submitted even if the future is cancelled, for the same reason.
+        """Get in line now, submit when it is this call's turn, then collect.
 
         Args:
-            num_requests: sequence numbers to reserve.
-            prepare: turns the numbers into the submission; runs in the caller's thread, and what
-                it raises is raised here.
+            post: the submission; takes its sequence numbers when it is about to send.
             collect: turns what the submission returned into the result.
             label: names the call in messages.
+            may_be_abandoned: cancelling the future cancels the submission too, which then has to
+                send what it has numbers for (`undisturbed`). Otherwise it is made all the same.
         """
-        with self._lock:
-            seq_ids = range(self._next_seq_id, self._next_seq_id + num_requests)
-            post = prepare(seq_ids)
-            self._next_seq_id = seq_ids.stop
-            # Inside the lock: the order on the loop is the order of the numbers.
-            future = loop_thread().start(lambda: _after(self._take_turn(post), collect))
+        with self._lock:  # the order on the loop is the order of the calls
+            future = loop_thread().start(
+                lambda: _after(self._take_turn(post), collect, may_be_abandoned)
+            )
         return APIFuture(future, label)
 
-    def _take_turn(self, post: Callable[[], Coroutine[Any, Any, P]]) -> asyncio.Task[P]:
+    def _take_turn(self, post: Callable[[TakeSeqIds], Coroutine[Any, Any, P]]) -> asyncio.Task[P]:
         previous = self._last_turn
 
         async def turn() -> P:
             if previous is not None:
-                await asyncio.wait({previous})
-            return await post()
+                await undisturbed(_ended(previous))  # also when cancelled: the order must hold
+            return await post(self._take_seq_ids)
 
         task = asyncio.get_running_loop().create_task(turn())
         task.add_done_callback(_mark_read)
         self._last_turn = task
         return task
 
+    def _take_seq_ids(self, count: int) -> range:
+        start = self._next_seq_id
+        self._next_seq_id += count
+        return range(start, start + count)
 
-async def _after(turn: asyncio.Task[P], collect: Callable[[P], Awaitable[R]]) -> R:
-    return await collect(await asyncio.shield(turn))
+
+async def undisturbed(work: Coroutine[Any, Any, R]) -> R:
+    """Finish the work even if the caller is cancelled meanwhile, which is then said afterwards."""
+    task = asyncio.ensure_future(work)
+    is_cancelled = False
+    while not task.done():
+        try:
+            await asyncio.wait({task})
+        except asyncio.CancelledError:
+            is_cancelled = True
+    if is_cancelled:
+        _mark_read(task)
+        raise asyncio.CancelledError
+    return task.result()
+
+
+async def _ended(turn: asyncio.Task[Any]) -> None:
+    await asyncio.wait({turn})
+
+
+async def _after(
+    turn: asyncio.Task[P], collect: Callable[[P], Awaitable[R]], may_be_abandoned: bool
+) -> R:
+    return await collect(await (turn if may_be_abandoned else asyncio.shield(turn)))
 
 
 def _mark_read(turn: asyncio.Task[Any]) -> None:

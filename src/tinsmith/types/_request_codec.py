@@ -27,7 +27,12 @@ from tinsmith.types.proto import tinsmith_pb2 as pb
 from tinsmith.types.tensor_data import TensorData
 from tinsmith.types.training import ForwardBackwardRequest
 
-__all__ = ["datum_bytes", "decode_forward_backward_request", "encode_forward_backward_request"]
+__all__ = [
+    "datum_bytes",
+    "decode_forward_backward_request",
+    "encode_forward_backward_request",
+    "with_seq_id",
+]
 
 _MAX_SEQ_ID = 2**31 - 1
 
@@ -43,11 +48,18 @@ def encode_forward_backward_request(
 ) -> bytes:
     """Return the body of a forward_backward request.
 
+    Args:
+        model_id: whom it is for.
+        seq_id: place among the model's requests; 0 leaves it to `with_seq_id`.
+        data: at least one datum.
+        loss_fn: name of the loss.
+        loss_fn_config: its settings.
+        forward_only: leave gradients alone.
+
     Raises:
         UserError: something that the protocol cannot carry; names field and datum index.
     """
-    if not 0 <= seq_id <= _MAX_SEQ_ID:
-        raise UserError(f"seq_id={seq_id}: must be 0..{_MAX_SEQ_ID}", field="seq_id")
+    _check_seq_id(seq_id)
     message = pb.ForwardBackwardRequest(seq_id=seq_id, forward_only=forward_only)
     message.model_id = _text(model_id, "model_id")
     message.loss_fn = _text(loss_fn, "loss_fn")
@@ -59,6 +71,18 @@ def encode_forward_backward_request(
         except UserError as error:
             raise _in_datum(error, index) from error
     return message.SerializeToString()
+
+
+def with_seq_id(body: bytes, seq_id: int) -> bytes:
+    """Return the body of a request with its sequence number, without encoding its data again."""
+    _check_seq_id(seq_id)
+    # A message that follows another one is merged into it: the last value of a field counts.
+    return body + pb.ForwardBackwardRequest(seq_id=seq_id).SerializeToString()
+
+
+def _check_seq_id(seq_id: int) -> None:
+    if not 0 <= seq_id <= _MAX_SEQ_ID:
+        raise UserError(f"seq_id={seq_id}: must be 0..{_MAX_SEQ_ID}", field="seq_id")
 
 
 def decode_forward_backward_request(body: bytes) -> ForwardBackwardRequest:

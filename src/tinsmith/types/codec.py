@@ -1,15 +1,17 @@
 """The binary bodies of the protocol: types to bytes and back.
 
-Requests: `encode_forward_backward_request`, `decode_forward_backward_request`, `datum_bytes` (the
-size by which clients divide data into requests). Results: `..._forward_backward_output`,
-`..._sample_response`. Bad bytes in a request are the sender's mistake (`UserError`, naming field
-and datum index), bad bytes in a result the service's (`ServerError`); nothing else is raised.
+Requests: `encode_forward_backward_request`, `decode_forward_backward_request`, `with_seq_id`,
+`datum_bytes` (the size by which clients divide data into requests). Results:
+`..._forward_backward_output`, `..._sample_response`. Bad bytes in a request are the sender's
+mistake (`UserError`, naming field and datum index), bad bytes in a result the service's
+(`ServerError`); nothing else is raised.
 """
 
 from tinsmith.types._request_codec import (
     datum_bytes,
     decode_forward_backward_request,
     encode_forward_backward_request,
+    with_seq_id,
 )
 from tinsmith.types._result_codec import (
     decode_forward_backward_output,
@@ -26,4 +28,5 @@ __all__ = [
     "encode_forward_backward_output",
     "encode_forward_backward_request",
     "encode_sample_response",
+    "with_seq_id",
 ]

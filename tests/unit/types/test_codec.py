@@ -24,6 +24,7 @@ from tinsmith.types.codec import (
     encode_forward_backward_output,
     encode_forward_backward_request,
     encode_sample_response,
+    with_seq_id,
 )
 from tinsmith.types.proto import tinsmith_pb2 as pb
 
@@ -103,6 +104,19 @@ def test_requests_round_trip(
     assert request.data == data
     assert request.loss_fn_config == config
     assert (request.seq_id, request.forward_only) == (seq_id, forward_only)
+
+
+@given(st.lists(datums(), max_size=2), st.integers(1, 2**31 - 1))
+def test_a_number_can_be_added_to_an_encoded_request(data: list[Datum], seq_id: int) -> None:
+    body = encode_forward_backward_request("m", 0, data, "ppo", {"beta": 0.5}, forward_only=True)
+    at_once = encode_forward_backward_request(
+        "m", seq_id, data, "ppo", {"beta": 0.5}, forward_only=True
+    )
+    numbered = with_seq_id(body, seq_id)
+    assert decode_forward_backward_request(numbered) == decode_forward_backward_request(at_once)
+    assert len(numbered) == len(at_once)
+    with pytest.raises(UserError, match="seq_id=-1"):
+        with_seq_id(body, -1)
 
 
 @given(OUTPUTS)

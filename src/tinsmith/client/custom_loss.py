@@ -1,0 +1,185 @@
+"""A loss that the caller computes from logprobs, turned into one that every service can compute.
+
+The gradient of a loss C of the target tokens' logprobs is that of the cross-entropy
+`-sum(w * logprobs)` with weights `w = -dC/dlogprobs`: so a forward pass gives the logprobs, the
+caller's function and autograd give the weights, and a second pass adds the gradient. Main names:
+`CustomLossFn`, `forward_data`, `surrogate_of`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+
+from tinsmith.client.errors import APIResponseValidationError
+from tinsmith.core.errors import DataError, UserError, missing_extra
+from tinsmith.types import Datum, ForwardBackwardOutput, TensorData
+
+if TYPE_CHECKING:
+    import torch
+
+    CustomLossFn = Callable[
+        [list[Datum], list[torch.Tensor]], tuple[torch.Tensor, Mapping[str, float]]
+    ]
+    """(data, logprobs of each datum's targets) -> (loss, metrics); sees the whole batch."""
+else:
+    CustomLossFn = Callable[..., Any]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class SurrogateLoss:
+    """What the caller's loss comes down to."""
+
+    data: list[Datum]
+    """Cross-entropy datums with the same gradient."""
+    loss: float
+    metrics: dict[str, float]
+
+    def described(self, output: ForwardBackwardOutput) -> ForwardBackwardOutput:
+        """The output of the backward pass with the metrics of the loss that was meant."""
+        metrics = dict(output.metrics)
+        if "loss:sum" in metrics:
+            metrics["surrogate_loss:sum"] = metrics["loss:sum"]
+        metrics |= self.metrics
+        metrics["loss:sum"] = self.loss
+        return output.model_copy(update={"metrics": metrics})
+
+
+def require_torch() -> ModuleType:
+    """The torch module.
+
+    Raises:
+        MissingExtraError: it is not installed.
+    """
+    try:
+        import torch  # the only function of the SDK that needs it, and its caller uses it anyway
+    except ImportError as error:
+        raise missing_extra("torch", "engine") from error
+    return torch
+
+
+def forward_data(data: Sequence[Datum]) -> list[Datum]:
+    """What the forward pass needs: inputs, targets and weights (0 where none are given).
+
+    Raises:
+        DataError: a datum has no targets.
+    """
+    return [
+        Datum(
+            model_input=datum.model_input,
+            loss_fn_inputs={
+                "target_tokens": _targets(datum, index),
+                "weights": datum.loss_fn_inputs.get("weights") or _zeros(_targets(datum, index)),
+            },
+        )
+        for index, datum in enumerate(data)
+    ]
+
+
+def surrogate_of(
+    data: list[Datum], outputs: Sequence[Mapping[str, TensorData]], loss_fn: CustomLossFn
+) -> SurrogateLoss:
+    """Call the caller's loss and differentiate it.
+
+    Args:
+        data: of the call, with all its loss inputs.
+        outputs: of the forward pass.
+        loss_fn: raises what it wants; that becomes the call's failure.
+
+    Raises:
+        UserError: it does not return a loss that depends on the logprobs, and metrics.
+    """
+    torch = require_torch()
+    if len(outputs) != len(data) or not all("logprobs" in output for output in outputs):
+        raise APIResponseValidationError(
+            f"forward: logprobs of {len(data)} datums were asked for and did not all come"
+        )
+    logprobs: list[torch.Tensor] = [
+        output["logprobs"].to_torch().reshape(datum.loss_fn_inputs["target_tokens"].shape)
+        for datum, output in zip(data, outputs, strict=True)
+    ]
+    for tensor in logprobs:
+        tensor.requires_grad_(True)
+    with torch.enable_grad():
+        loss, metrics = _checked(loss_fn(data, list(logprobs)), torch)
+        loss.sum().backward()  # pyright: ignore[reportUnknownMemberType] - torch's own gap
+    if all(tensor.grad is None for tensor in logprobs):
+        raise UserError(
+            "loss_fn: its loss does not depend on the logprobs",
+            field="loss_fn",
+            hint="compute it from the tensors that it is given, without detach() or item()",
+        )
+    weighted = [
+        _weighted(datum, tensor, index)
+        for index, (datum, tensor) in enumerate(zip(data, logprobs, strict=True))
+    ]
+    return SurrogateLoss(weighted, float(loss.detach().sum()), metrics)
+
+
+def _checked(returned: object, torch: ModuleType) -> tuple[torch.Tensor, dict[str, float]]:
+    hint = "return loss, {'name': value}; the metrics may be {}"
+    if not isinstance(returned, tuple) or len(cast("tuple[object, ...]", returned)) != 2:
+        raise UserError("loss_fn: must return a loss and metrics", field="loss_fn", hint=hint)
+    loss, metrics = cast("tuple[Any, Any]", returned)  # Any: checked here
+    if not isinstance(loss, torch.Tensor) or not loss.requires_grad:
+        raise UserError(
+            "loss_fn: its loss does not depend on the logprobs",
+            field="loss_fn",
+            hint="compute it from the tensors that it is given, without detach() or item()",
+        )
+    if not isinstance(metrics, Mapping):
+        raise UserError("loss_fn: must return a loss and metrics", field="loss_fn", hint=hint)
+    named = cast("Mapping[str, Any]", metrics)  # Any: numbers, or tensors of one element
+    values = {
+        str(name): float(value.detach() if isinstance(value, torch.Tensor) else value)
+        for name, value in named.items()
+    }
+    return cast("torch.Tensor", loss), values
+
+
+def _weighted(datum: Datum, logprobs: torch.Tensor, index: int) -> Datum:
+    targets = _targets(datum, index)
+    if logprobs.grad is None:  # the loss leaves this datum out
+        weights = _zeros(targets)
+    else:
+        gradient = logprobs.grad.to(device="cpu").numpy()
+        if not np.isfinite(gradient).all():
+            raise DataError(
+                f"loss_fn: data[{index}]: its gradient is not finite",
+                field="loss_fn",
+                datum_index=index,
+                hint="look for log(0), 0/0 or an overflow in exp",
+            )
+        make = TensorData.from_numpy_sparse if targets.is_sparse else TensorData.from_numpy
+        weights = make(-gradient)
+    return Datum(
+        model_input=datum.model_input,
+        loss_fn_inputs={"target_tokens": targets, "weights": weights},
+    )
+
+
+def _targets(datum: Datum, index: int) -> TensorData:
+    targets = datum.loss_fn_inputs.get("target_tokens")
+    if targets is None:
+        raise DataError(
+            f"data[{index}].loss_fn_inputs: target_tokens is missing",
+            field="target_tokens",
+            datum_index=index,
+            hint="a custom loss is computed from the logprobs of target_tokens",
+        )
+    return targets
+
+
+def _zeros(targets: TensorData) -> TensorData:
+    """Weights of 0, sparse where the targets are."""
+    return TensorData(
+        np.zeros(targets.values.shape, np.float32),
+        "float32",
+        targets.shape,
+        targets.sparse_crow_indices,
+        targets.sparse_col_indices,
+    )

@@ -1,0 +1,231 @@
+"""What one model is asked for, in order: passes over data and everything else.
+
+Data is encoded when the call is made, without its sequence number; the number is added when the
+call's turn has come. Main name: `ModelLane`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import dataclasses
+import itertools
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
+from typing import TypeVar
+
+import pydantic
+
+from tinsmith.client.chunking import chunk_datums
+from tinsmith.client.connection import Connection, json_request
+from tinsmith.client.custom_loss import CustomLossFn, SurrogateLoss, forward_data, surrogate_of
+from tinsmith.client.errors import APIStatusError
+from tinsmith.client.futures import APIFuture
+from tinsmith.client.gathering import gather
+from tinsmith.client.loop import run_in_daemon_thread
+from tinsmith.client.metrics import combine_outputs
+from tinsmith.client.polling import ResultKind
+from tinsmith.client.transport import PROTOBUF, Request
+from tinsmith.client.turns import TakeSeqIds, TurnOrder, undisturbed
+from tinsmith.core.errors import DataError, TinsmithError, UserError
+from tinsmith.types import (
+    Datum,
+    ForwardBackwardOutput,
+    LoadWeightsRequest,
+    OptimStepRequest,
+    SaveWeightsExternalRequest,
+    SaveWeightsForSamplerRequest,
+    SaveWeightsRequest,
+)
+from tinsmith.types.codec import (
+    decode_forward_backward_output,
+    encode_forward_backward_request,
+    with_seq_id,
+)
+
+M = TypeVar("M", bound=pydantic.BaseModel)
+R = TypeVar("R")
+OrderedRequest = (
+    LoadWeightsRequest
+    | OptimStepRequest
+    | SaveWeightsExternalRequest
+    | SaveWeightsForSamplerRequest
+    | SaveWeightsRequest
+)
+
+_FORWARD = ResultKind("Forward", is_protobuf=True)
+_FORWARD_BACKWARD = ResultKind("ForwardBackward", is_protobuf=True)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Pass:
+    """One forward or forward_backward, encoded in chunks."""
+
+    bodies: list[bytes]
+    """Without their sequence numbers."""
+    starts: list[int]
+    """Index of each chunk's first datum in the call."""
+    kind: ResultKind
+
+
+class ModelLane:
+    """Sends one model's requests in the order of the calls."""
+
+    def __init__(self, connection: Connection, model_id: str) -> None:
+        self._connection = connection
+        self._model_id = model_id
+        self._order = TurnOrder()
+
+    def request(self, request: OrderedRequest, kind: ResultKind, answer: type[M]) -> APIFuture[M]:
+        """One JSON request; the validated result."""
+        return self.request_then(
+            request,
+            lambda request_id: self._connection.result(request_id, kind, answer),
+            label=kind.request_type,
+        )
+
+    def request_then(
+        self,
+        request: OrderedRequest,
+        collect: Callable[[str], Awaitable[R]],
+        *,
+        label: str,
+    ) -> APIFuture[R]:
+        """One JSON request; `collect` makes the result of its request id."""
+
+        async def post(take: TakeSeqIds) -> str:
+            numbered = request.model_copy(update={"seq_id": take(1).start})
+            return (await self._connection.submit(json_request(numbered))).request_id
+
+        return self._order.submit(post, collect, label=label)
+
+    def run(
+        self,
+        data: Sequence[Datum],
+        loss_fn: str,
+        loss_fn_config: Mapping[str, float | str] | None,
+        *,
+        forward_only: bool,
+    ) -> APIFuture[ForwardBackwardOutput]:
+        """One pass over data.
+
+        Raises:
+            UserError: there is no data, or a datum cannot be sent.
+        """
+        encoded = self._encoded(data, loss_fn, loss_fn_config, forward_only=forward_only)
+        label = "forward" if forward_only else "forward_backward"
+        return self._order.submit(
+            lambda take: self._submit(encoded, take),
+            lambda request_ids: self._fetch(encoded, request_ids),
+            label=label,
+        )
+
+    def run_custom(
+        self, data: Sequence[Datum], loss_fn: CustomLossFn
+    ) -> APIFuture[ForwardBackwardOutput]:
+        """A forward pass, the caller's loss of its logprobs, and a backward pass of its gradient.
+
+        The turn lasts until the backward pass is submitted. If the loss fails or the future is
+        cancelled before, there is no backward pass and the next call goes on.
+        """
+        data = list(data)
+        forward = self._encoded(forward_data(data), "cross_entropy", None, forward_only=True)
+        context = contextvars.copy_context()
+
+        async def post(take: TakeSeqIds) -> tuple[SurrogateLoss, _Pass, list[str]]:
+            request_ids = await undisturbed(self._submit(forward, take))
+            output = await self._fetch(forward, request_ids)
+            surrogate = await run_in_daemon_thread(
+                lambda: context.run(surrogate_of, data, output.loss_fn_outputs, loss_fn)
+            )
+            backward = self._encoded(surrogate.data, "cross_entropy", None, forward_only=False)
+            return surrogate, backward, await undisturbed(self._submit(backward, take))
+
+        async def collect(
+            posted: tuple[SurrogateLoss, _Pass, list[str]],
+        ) -> ForwardBackwardOutput:
+            surrogate, backward, request_ids = posted
+            return surrogate.described(await self._fetch(backward, request_ids))
+
+        label = "forward_backward_custom"
+        return self._order.submit(post, collect, label=label, may_be_abandoned=True)
+
+    def _encoded(
+        self,
+        data: Sequence[Datum],
+        loss_fn: str,
+        loss_fn_config: Mapping[str, float | str] | None,
+        *,
+        forward_only: bool,
+    ) -> _Pass:
+        if not data:
+            raise UserError("data=[]: No data provided", field="data", hint="pass a datum or more")
+        chunks = chunk_datums(data, self._connection.config.chunk_limits)
+        starts = [0, *itertools.accumulate(map(len, chunks[:-1]))]
+        bodies: list[bytes] = []
+        for chunk, start in zip(chunks, starts, strict=True):
+            with _counting_from(start):
+                bodies.append(
+                    encode_forward_backward_request(
+                        self._model_id,
+                        0,
+                        chunk,
+                        loss_fn,
+                        loss_fn_config,
+                        forward_only=forward_only,
+                    )
+                )
+        return _Pass(bodies, starts, _FORWARD if forward_only else _FORWARD_BACKWARD)
+
+    async def _submit(self, encoded: _Pass, take: TakeSeqIds) -> list[str]:
+        """Send the chunks of one pass; the service puts them in order by their numbers."""
+        requests = [
+            Request("forward_backward", with_seq_id(body, seq_id), content_type=PROTOBUF)
+            for body, seq_id in zip(encoded.bodies, take(len(encoded.bodies)), strict=True)
+        ]
+
+        async def submit(request: Request, start: int) -> str:
+            with _counting_from(start):
+                return (await self._connection.submit(request)).request_id
+
+        # All are sent even if one is refused: a number that never arrives would hold up the rest.
+        answers: list[str | BaseException]
+        if self._connection.config.parallel_fwdbwd_chunks:
+            answers = await asyncio.gather(
+                *map(submit, requests, encoded.starts), return_exceptions=True
+            )
+        else:
+            answers = []
+            for request, start in zip(requests, encoded.starts, strict=True):
+                try:
+                    answers.append(await submit(request, start))
+                except APIStatusError as error:
+                    answers.append(error)
+        for answer in answers:
+            if isinstance(answer, BaseException):
+                raise answer
+        return [answer for answer in answers if isinstance(answer, str)]
+
+    async def _fetch(self, encoded: _Pass, request_ids: list[str]) -> ForwardBackwardOutput:
+        """The results of the chunks as one."""
+
+        async def fetch(request_id: str, start: int) -> ForwardBackwardOutput:
+            with _counting_from(start):
+                content = await self._connection.result_bytes(request_id, encoded.kind)
+            return decode_forward_backward_output(content)
+
+        return combine_outputs(await gather(map(fetch, request_ids, encoded.starts)))
+
+
+@contextlib.contextmanager
+def _counting_from(start: int) -> Generator[None]:
+    """Say where the datum indices in an error about a later chunk begin."""
+    try:
+        yield
+    except TinsmithError as error:
+        if start and error.category == "user":
+            hint = f"datum indices here count from datum {start} of the call"
+            error.hint = f"{error.hint}; {hint}" if error.hint else hint
+            if isinstance(error, DataError) and error.datum_index is not None:
+                error.datum_index += start
+        raise
