@@ -17,13 +17,16 @@ import numpy as np
 import numpy.typing as npt
 
 from tinsmith.core.errors import ConfigError, DataError, unknown_name
+from tinsmith.types import TensorData
 
 __all__ = [
     "LOSS_INPUTS",
+    "MAX_SPARSE_CELLS",
     "REFUSED_LOSSES",
     "LossInputs",
     "check_loss_config",
     "check_loss_inputs",
+    "dense_loss_inputs",
     "find_loss_inputs",
 ]
 
@@ -44,6 +47,9 @@ class LossInputs:
     averaged_over: str | None = None
     """A mask whose marked tokens the loss takes a mean over: a datum with a signal marks some."""
 
+
+MAX_SPARSE_CELLS = 2**24
+"""Cells of one sparse input once it is dense: its few bytes may name any shape."""
 
 _RL_INPUTS = ("logprobs", "advantages")
 
@@ -129,6 +135,24 @@ def check_loss_config(
             field="loss_fn_config.clip_low_threshold",
         )
     return resolved
+
+
+def dense_loss_inputs(
+    inputs: Mapping[str, TensorData], *, datum_index: int
+) -> dict[str, npt.NDArray[Any]]:
+    """A datum's loss inputs as dense arrays; cells that a sparse one does not list are 0.
+
+    So a padding cell is a target of token 0 with weight 0, which adds nothing to a loss.
+
+    Raises:
+        DataError: a sparse input that would be too large.
+    """
+    for key, tensor in inputs.items():
+        num_cells = math.prod(tensor.shape)
+        if tensor.is_sparse and num_cells > MAX_SPARSE_CELLS:
+            problem = f"{num_cells} cells, at most {MAX_SPARSE_CELLS} are computed"
+            raise _bad_input(datum_index, key, problem)
+    return {key: tensor.to_numpy() for key, tensor in inputs.items()}
 
 
 def check_loss_inputs(

@@ -13,13 +13,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tinsmith.algorithms.loss_inputs import check_loss_config, check_loss_inputs
+from tinsmith.algorithms.loss_inputs import (
+    check_loss_config,
+    check_loss_inputs,
+    dense_loss_inputs,
+)
 from tinsmith.algorithms.losses import LossSpec, find_loss
 from tinsmith.core.errors import DataError
 from tinsmith.engine.jobs import BaseModelInfo, ForwardBackwardJob
 from tinsmith.types import Datum, EncodedTextChunk
 
-__all__ = ["CheckedDatum", "CheckedJob", "check_job"]
+__all__ = ["MAX_JOB_TARGETS", "CheckedDatum", "CheckedJob", "check_job"]
+
+MAX_JOB_TARGETS = 2**26
+"""Cells of all target_tokens of a job: sparse ones are few bytes on the wire and dense here."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +66,19 @@ def check_job(job: ForwardBackwardJob, info: BaseModelInfo) -> CheckedJob:
     config = check_loss_config(spec, job.loss_fn_config)
     if not job.data:
         raise DataError("data: must hold at least one datum", field="data")
-    data = [_check_datum(spec, datum, index, info) for index, datum in enumerate(job.data)]
+    data: list[CheckedDatum] = []
+    num_targets = 0
+    for index, datum in enumerate(job.data):
+        data.append(_check_datum(spec, datum, index, info))
+        num_targets += data[-1].targets.numel()
+        if num_targets > MAX_JOB_TARGETS:
+            raise DataError(
+                f"datum {index}: loss_fn_inputs.target_tokens: up to this datum the request has "
+                f"{num_targets} targets, a request may have {MAX_JOB_TARGETS}",
+                field="loss_fn_inputs.target_tokens",
+                hint="send fewer datums at a time; gradients add up until the next step",
+                datum_index=index,
+            )
     return CheckedJob(spec, config, data)
 
 
@@ -67,7 +86,7 @@ def _check_datum(spec: LossSpec, datum: Datum, index: int, info: BaseModelInfo) 
     tokens = _tokens(datum, index, info)
     arrays = check_loss_inputs(
         spec,
-        {key: value.to_numpy() for key, value in datum.loss_fn_inputs.items()},
+        dense_loss_inputs(datum.loss_fn_inputs, datum_index=index),
         num_tokens=len(tokens),
         vocab_size=info.vocab_size,
         datum_index=index,
