@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from typing import Annotated, Literal, SupportsIndex, cast
 
 import numpy as np
-from pydantic import PlainValidator
+from pydantic import BeforeValidator, PlainValidator
 from pydantic.json_schema import WithJsonSchema
+from pydantic_core import PydanticCustomError
 
 from tinsmith.core.errors import ConfigError
 from tinsmith.types._model import RequestModel, allowed
@@ -58,10 +59,23 @@ class AdamParams(RequestModel):
     """Greatest global norm of the gradient; 0 clips nothing."""
 
 
+def _family(value: object) -> object:
+    if value == "dimuon":
+        raise PydanticCustomError(
+            "not_allowed",
+            "{rule}",
+            {
+                "rule": "must be 'adamw'",
+                "hint": "Dimuon's update rule is not public, so it cannot be computed here",
+            },
+        )
+    return value
+
+
 class AdamOptimizerConfig(RequestModel):
     """The optimizer's family, chosen when a model is created."""
 
-    type: Literal["adamw"] = "adamw"
+    type: Annotated[Literal["adamw"], BeforeValidator(_family)] = "adamw"
 
 
 class LoraConfig(RequestModel):
