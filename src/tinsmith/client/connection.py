@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import dataclasses
 import itertools
 import logging
 import os
@@ -74,6 +75,7 @@ class Connection:
         self.model_seq_ids = itertools.count()
         self.sampling_session_seq_ids = itertools.count()
         self._pid = os.getpid()
+        self._api_key = settings.api_key
         self._is_closed = False
         self._transport = _Once(self._open)
         self._session = _Once(self._create_session)
@@ -81,6 +83,18 @@ class Connection:
     @property
     def is_embedded(self) -> bool:
         return self.settings.base_url is None
+
+    def joined_settings(self) -> ConnectionSettings:
+        """Settings by which another process takes part in this session, which has begun."""
+        session, transport = self._session.value, self._transport.value
+        assert session is not None
+        assert transport is not None
+        return dataclasses.replace(
+            self.settings,
+            base_url=transport.base_url,
+            api_key=self._api_key,
+            session_id=session.session_id,
+        )
 
     async def transport(self) -> Transport:
         """The open transport, with the service's configuration fetched."""
@@ -186,9 +200,10 @@ class Connection:
 
     def _make_transport(self, url: str, service: launcher.EmbeddedService | None) -> Transport:
         settings = self.settings
+        self._api_key = service.api_key if service else settings.api_key
         return Transport(
             url,
-            service.api_key if service else settings.api_key,
+            self._api_key,
             timeout_s=settings.timeout_s,
             policy=RetryPolicy(max_retries=settings.max_retries),
             headers=settings.headers,
@@ -214,6 +229,8 @@ class Connection:
 
     async def _create_session(self) -> Session:
         settings = self.settings
+        if settings.session_id is not None:
+            return Session(await self.transport(), settings.session_id, is_owner=False)
         request = CreateSessionRequest(
             tags=list(settings.tags),
             user_metadata=dict(settings.user_metadata or {}),

@@ -70,6 +70,12 @@ def check_engine_installed() -> None:
             raise missing_extra(package, "engine")
 
 
+def key_of(url: str, state_dir: Path) -> str | None:
+    """The API key of the embedded service of a state directory, if that is its address."""
+    service = _read_ready(_Files(state_dir))
+    return service.api_key if service is not None and service.url == url else None
+
+
 def join_or_start(state_dir: Path, command: Sequence[str] = ()) -> EmbeddedService:
     """The embedded service of a state directory; blocks while it starts.
 

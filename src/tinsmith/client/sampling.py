@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import secrets
 import time
 from typing import Any
 
@@ -20,6 +21,7 @@ from tinsmith.client.errors import (
 from tinsmith.client.futures import APIFuture, ClientFuture, start
 from tinsmith.client.polling import ResultKind
 from tinsmith.client.retries import RetryConfig
+from tinsmith.client.sampler_handle import SamplerState, joined_connection
 from tinsmith.client.tokenizers import load_tokenizer
 from tinsmith.client.transport import Request
 from tinsmith.core.errors import UserError
@@ -36,13 +38,15 @@ from tinsmith.types.codec import decode_sample_response
 
 logger = logging.getLogger(__name__)
 
+SEQ_IDS_OF_A_CLONE = 10**9
 _SAMPLE = ResultKind("Sample", is_protobuf=True, lane="sampling_polls")
 
 
 class SamplingClient:
     """Samples from weights that never change; made by a ServiceClient or a TrainingClient.
 
-    `sample()` may be called from any thread, any number of times at once.
+    `sample()` may be called from any thread, any number of times at once. Clients pickle, and go on
+    sampling in worker processes.
     """
 
     def __init__(
@@ -52,12 +56,26 @@ class SamplingClient:
         *,
         base_model: str,
         retry_config: RetryConfig | None = None,
+        record_stability_info: bool = False,
+        clone_id: int = 0,
     ) -> None:
+        """Sample from a session on the service; made by the other clients.
+
+        Args:
+            connection: to the service.
+            sampling_session_id: what to sample from.
+            base_model: name of the base model.
+            retry_config: pace of retries and number of samples in flight.
+            record_stability_info: the service keeps what `stable_reinforce` needs.
+            clone_id: 0 for the client that opened the session; others have a block of
+                sequence numbers each.
+        """
         self.sampling_session_id = sampling_session_id
         self._connection = connection
         self._base_model = base_model
         self._retry_config = retry_config or RetryConfig()
-        self._seq_ids = itertools.count()
+        self._record_stability_info = record_stability_info
+        self._seq_ids = itertools.count(clone_id * SEQ_IDS_OF_A_CLONE)
         self._slots = asyncio.Semaphore(self._retry_config.max_connections)
         self._num_in_flight = 0
         self._last_progress_s = 0.0
@@ -66,6 +84,42 @@ class SamplingClient:
         return (
             f"SamplingClient(sampling_session_id={self.sampling_session_id!r}, "
             f"base_model={self._base_model!r})"
+        )
+
+    def get_sampler_handle(self) -> str:
+        """A text from which another process makes a client of the same weights.
+
+        It holds no API key. The session stays that of the ServiceClient which made this client:
+        the weights are there until that one is closed.
+        """
+        return self._state().handle()
+
+    @staticmethod
+    def from_sampler_handle(handle: str, *, api_key: str | None = None) -> SamplingClient:
+        """A client of the weights that a handle names; sends nothing.
+
+        Args:
+            handle: of `get_sampler_handle`.
+            api_key: by default that of the environment; the embedded service's is found.
+
+        Raises:
+            UserError: it is not a handle.
+        """
+        return _restored(SamplerState.from_handle(handle, api_key), None)
+
+    def __reduce__(self) -> tuple[Any, ...]:  # Any: the protocol of pickle
+        """Pickle as a clone: the same weights and session, sequence numbers of its own.
+
+        The pickle holds the API key, unlike a handle.
+        """
+        return _restored, (self._state(), self._retry_config)
+
+    def _state(self) -> SamplerState:
+        return SamplerState(
+            self._connection.joined_settings(),
+            self.sampling_session_id,
+            self._base_model,
+            self._record_stability_info,
         )
 
     def sample(
@@ -204,6 +258,18 @@ class SamplingClient:
         )
         content = await self._connection.result_bytes(promise.request_id, _SAMPLE)
         return decode_sample_response(content, promise.sample_sequence_ids)
+
+
+def _restored(state: SamplerState, retry_config: RetryConfig | None) -> SamplingClient:
+    return SamplingClient(
+        joined_connection(state.settings),
+        state.sampling_session_id,
+        base_model=state.base_model,
+        retry_config=retry_config,
+        record_stability_info=state.record_stability_info,
+        # Not from `random`: workers that seed it alike would draw each other's numbers.
+        clone_id=1 + secrets.randbelow(SEQ_IDS_OF_A_CLONE),
+    )
 
 
 def start_sampling_client(

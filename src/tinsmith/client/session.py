@@ -36,9 +36,18 @@ class Session:
         session_id: str,
         *,
         interval_s: float | None = None,
+        is_owner: bool = True,
     ) -> None:
-        """Start the heartbeat, every `HEARTBEAT_INTERVAL_S` by default; on the SDK's loop."""
+        """Start the heartbeat; on the SDK's loop.
+
+        Args:
+            transport: to the service.
+            session_id: of the session.
+            interval_s: between heartbeats, `HEARTBEAT_INTERVAL_S` by default.
+            is_owner: whether it ends with this object's `finish`; else another process ends it.
+        """
         self.session_id = session_id
+        self._is_owner = is_owner
         self._transport = transport
         self._lost_reason: str | None = None
         self._heartbeat = asyncio.get_running_loop().create_task(
@@ -66,7 +75,7 @@ class Session:
     async def finish(self, status: FinishStatus, detail: str | None) -> None:
         """Stop the heartbeat and tell the service how the session ended."""
         self._heartbeat.cancel()
-        if self._lost_reason is not None:
+        if self._lost_reason is not None or not self._is_owner:
             return
         body = jsonio.dumps({"reason": {"type": status}, "detail": detail}).encode()
         await self._transport.send(

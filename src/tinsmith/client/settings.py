@@ -29,6 +29,8 @@ class ConnectionSettings:
     display_name: str | None = None
     tags: Sequence[str] = ()
     """Of the session."""
+    session_id: str | None = None
+    """A session that another process opened and will finish; None opens one."""
 
 
 def settings_from(base_url: str | None, api_key: str | None) -> ConnectionSettings:

@@ -46,6 +46,7 @@ SIGNATURES = {
         "sample": "prompt, num_samples, sampling_params, include_prompt_logprobs=False, "
         "topk_prompt_logprobs=0",
         "compute_logprobs": "prompt",
+        "get_sampler_handle": "",
         "get_base_model": "",
         "get_tokenizer": "",
     },
@@ -88,7 +89,14 @@ SIGNATURES = {
         "retry_delay_max=10.0, jitter_factor=0.25, enable_retry_logic=True",
     },
 }
-WITHOUT_TWIN = ("__init__", "close", "get_tokenizer", "create_rest_client", "copy_weights")
+WITHOUT_TWIN = (
+    "__init__",
+    "close",
+    "get_tokenizer",
+    "create_rest_client",
+    "copy_weights",
+    "get_sampler_handle",
+)
 CASES = [(cls, name) for cls, methods in SIGNATURES.items() for name in methods]
 TWINS = [
     (cls, name)
