@@ -15,6 +15,7 @@ from tinsmith.core.errors import ConfigError
 from tinsmith.engine.base_model import BaseModel
 from tinsmith.engine.decoder import Decoder, SnapshotRows
 from tinsmith.engine.hf_decoder import HfDecoder
+from tinsmith.engine.jobs import EngineLimits
 from tinsmith.engine.kv_cache import PromptBlock, SlotCache
 from tinsmith.engine.lean_decoder import LeanDecoder
 
@@ -23,7 +24,7 @@ __all__ = ["make_decoder", "reproduces"]
 logger = logging.getLogger(__name__)
 
 
-def make_decoder(base: BaseModel) -> Decoder:
+def make_decoder(base: BaseModel, limits: EngineLimits) -> Decoder:
     """The fastest decoder that reproduces this model.
 
     Raises:
@@ -31,7 +32,7 @@ def make_decoder(base: BaseModel) -> Decoder:
     """
     problem = "its attention is of a kind that the sampler does not know"
     for kind in (LeanDecoder, HfDecoder):
-        decoder = kind.build(base)
+        decoder = kind.build(base, limits)
         if decoder is None:
             continue
         try:

@@ -18,6 +18,7 @@ from transformers.cache_utils import Cache, DynamicCache
 
 from tinsmith.engine.base_model import BaseModel
 from tinsmith.engine.decoder import SnapshotRows
+from tinsmith.engine.jobs import EngineLimits
 from tinsmith.engine.kv_cache import CacheShape, PromptBlock, SlotCache
 from tinsmith.engine.lora import Segment
 
@@ -72,8 +73,9 @@ class HfDecoder:
         self._kinds = set(kinds or ["sliding_attention" if self._sliding else "full_attention"])
 
     @classmethod
-    def build(cls, base: BaseModel) -> HfDecoder | None:
+    def build(cls, base: BaseModel, limits: EngineLimits) -> HfDecoder | None:
         """A decoder over the model; None where its state is no plain keys and values."""
+        del limits
         config = base.model.config.get_text_config()
         if set(getattr(config, "layer_types", None) or []) - _KNOWN_KINDS:
             return None

@@ -111,3 +111,6 @@ class EngineLimits:
 
     max_cache_bytes: int = 4 * 2**30
     """Keys and values of the sequences being decoded. A single sequence may always run."""
+
+    max_weight_copy_bytes: int = 2 * 2**30
+    """Copies of weights in layouts that decoding reads fast, on the CPU; 0 makes none."""

@@ -28,22 +28,22 @@ from torch.nn import functional
 from tinsmith.engine.adapters import AdapterSnapshot
 from tinsmith.engine.base_model import BaseModel
 from tinsmith.engine.decoder import SnapshotRows
+from tinsmith.engine.jobs import EngineLimits
 from tinsmith.engine.kv_cache import CacheShape, PromptBlock, SlotCache
 from tinsmith.engine.packed_lora import (
     AdapterRows,
-    MergedWeights,
     PackedSnapshot,
     Site,
     SiteLora,
     pack_snapshot,
     stack_rows,
 )
+from tinsmith.engine.weight_copies import Product, WeightCopies, plain_product
 
 __all__ = ["LeanDecoder"]
 
 _FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
 _MAX_PACKED = 64  # snapshots kept in packed form
-_MERGED_BYTES = 2**29  # of merged weights, on the CPU
 
 
 @dataclass(frozen=True)
@@ -63,11 +63,13 @@ class _Routing:
     """Who acts on a batch's rows."""
 
     sites: dict[str, SiteLora]
-    """Low-rank products by site name; empty where `merged` has them in."""
+    """Low-rank products by site name."""
     solo: AdapterSnapshot | None
     """The one snapshot of all rows, if there is just one."""
-    merged: Mapping[str, Tensor] | None = None
-    """The solo snapshot's own matrices, [I, O] by site name."""
+    products: Mapping[str, Product]
+    """Matrix products by site name."""
+    owner: str = ""
+    """The snapshot whose weights are in the products already."""
 
 
 class _Turns(NamedTuple):
@@ -112,7 +114,9 @@ class _CacheView(NamedTuple):
 class LeanDecoder:
     """Decodes one of the Llama-shaped families. Build it with `build`."""
 
-    def __init__(self, base: BaseModel, layers: list[_Layer], head: Site) -> None:
+    def __init__(
+        self, base: BaseModel, layers: list[_Layer], head: Site, max_copy_bytes: int
+    ) -> None:
         config = base.model.config
         trunk = base.model.model
         attention = trunk.layers[0].self_attn
@@ -145,10 +149,11 @@ class LeanDecoder:
         self._sites += [site for layer in layers for site in (layer.gate_up, layer.down)]
         self._sites.append(head)
         self._packed: dict[str, PackedSnapshot] = {}
-        self._merged = MergedWeights(self._sites, _MERGED_BYTES if on_cpu else 0)
+        self._plain = {site.names[0]: plain_product(site) for site in self._sites}
+        self._copies = WeightCopies(self._sites, max_copy_bytes)
 
     @classmethod
-    def build(cls, base: BaseModel) -> LeanDecoder | None:
+    def build(cls, base: BaseModel, limits: EngineLimits) -> LeanDecoder | None:
         """A decoder that shares the model's weights; None for models of other families."""
         config = base.model.config
         if base.info.arch not in _FAMILIES or config.hidden_act != "silu":
@@ -172,7 +177,7 @@ class LeanDecoder:
             )
             for index, layer in enumerate(base.model.model.layers)
         ]
-        return cls(base, layers, Site.fuse([base.head]))
+        return cls(base, layers, Site.fuse([base.head]), limits.max_weight_copy_bytes)
 
     def route(self, rows: Sequence[SnapshotRows], num_rows: int) -> _Routing:
         """Pack the snapshots that are new, and stack those of this batch."""
@@ -182,14 +187,13 @@ class LeanDecoder:
             if snapshot is not None and stop > start
         ]
         solo = rows[0].snapshot if len(rows) == 1 and rows[0][:2] == (0, num_rows) else None
-        return _Routing(stack_rows(entries, num_rows), solo)
+        return _Routing(stack_rows(entries, num_rows), solo, self._plain)
 
     def prefill(
         self, tokens_BT: Tensor, past: PromptBlock, start: int, routing: _Routing
     ) -> Tensor:
         """See `Decoder.prefill`."""
         rows, length = tokens_BT.shape
-        self._merge(routing, rows)
         stop = start + length
         positions = torch.arange(start, stop, device=tokens_BT.device)
         turns = self._turns(positions)
@@ -227,7 +231,7 @@ class LeanDecoder:
     ) -> Tensor:
         """See `Decoder.decode`."""
         rows = tokens_B.shape[0]
-        self._merge(routing, rows)
+        self._use_copies(routing, rows)
         groups, size = self.shape.num_heads, self.shape.head_size
         view = self._view(cache, rows, length)
         places = (view.first + positions_B[:, None]).view(-1)
@@ -257,22 +261,22 @@ class LeanDecoder:
 
     def logits(self, hidden_NH: Tensor, routing: _Routing) -> Tensor:
         """See `Decoder.logits`."""
-        return self._linear(self._head, hidden_NH, routing, 1)
+        return self._multiply(self._head, hidden_NH, routing, 1)
 
     def _run(
         self, tokens_N: Tensor, turns: _Turns, attend: Any, routing: _Routing, positions: int
     ) -> Tensor:
         """Hidden states [N, H] after the last norm; `attend` gives a layer's attention."""
-        norm = self._norm_rows
+        norm, multiply = self._norm_rows, self._multiply
         x = functional.embedding(tokens_N, self._embedding)
         for index, layer in enumerate(self._layers):
-            qkv = self._linear(layer.qkv, norm(x, layer.input_norm), routing, positions)
+            qkv = multiply(layer.qkv, norm(x, layer.input_norm), routing, positions)
             self._rotate_(qkv, index, turns)
-            x = self._add_linear(x, layer.out, attend(index, qkv), routing, positions)
-            gate_up = self._linear(layer.gate_up, norm(x, layer.post_norm), routing, positions)
+            x = multiply(layer.out, attend(index, qkv), routing, positions, x)
+            gate_up = multiply(layer.gate_up, norm(x, layer.post_norm), routing, positions)
             middle = gate_up.shape[1] // 2
             inner = functional.silu(gate_up[:, :middle]).mul_(gate_up[:, middle:])
-            x = self._add_linear(x, layer.down, inner, routing, positions)
+            x = multiply(layer.down, inner, routing, positions, x)
         return norm(x, self._norm)
 
     def _rms_norm(self, x: Tensor, weight: _NormWeight) -> Tensor:
@@ -284,35 +288,24 @@ class LeanDecoder:
         torch.hypot(root, weight.floor, out=root)
         return torch.div(x, root).mul_(weight.scaled)
 
-    def _linear(self, site: Site, x: Tensor, routing: _Routing, positions: int) -> Tensor:
-        if routing.merged is not None:
-            weight = routing.merged[site.names[0]]
-            return x @ weight if site.bias is None else torch.addmm(site.bias, x, weight)
-        out = functional.linear(x, site.weight, site.bias)
-        self._adapt_(site, out, x, routing, positions)
-        return out
-
-    def _add_linear(
-        self, residual: Tensor, site: Site, x: Tensor, routing: _Routing, positions: int
+    def _multiply(
+        self,
+        site: Site,
+        x: Tensor,
+        routing: _Routing,
+        positions: int,
+        residual: Tensor | None = None,
     ) -> Tensor:
-        weight = site.weight.t() if routing.merged is None else routing.merged[site.names[0]]
-        out = torch.addmm(residual, x, weight)
-        if site.bias is not None:
-            out += site.bias
-        if routing.merged is None:
-            self._adapt_(site, out, x, routing, positions)
+        """One site's product for rows of `positions` positions each, plus `residual`."""
+        name = site.names[0]
+        out = routing.products[name](x, residual)
+        if not routing.owner:
+            lora = routing.sites.get(name)
+            if lora is not None and positions == 1:
+                lora.add_(out, x)
+            elif lora is not None:
+                lora.add_long_(out, x, positions)
         return out
-
-    def _adapt_(
-        self, site: Site, out: Tensor, x: Tensor, routing: _Routing, positions: int
-    ) -> None:
-        lora = routing.sites.get(site.names[0])
-        if lora is None:
-            return
-        if positions == 1:
-            lora.add_(out, x)
-        else:
-            lora.add_long_(out, x, positions)
 
     def _rotate_(self, qkv: Tensor, index: int, turns: _Turns) -> None:
         """Norm, scale and rotate the query and key heads of [N, (Q + 2G) * D] in place."""
@@ -415,13 +408,13 @@ class LeanDecoder:
         self._packed[snapshot.id] = packed
         return packed
 
-    def _merge(self, routing: _Routing, num_tokens: int) -> None:
-        """Let a batch of one snapshot use merged weights, once that pays."""
+    def _use_copies(self, routing: _Routing, num_rows: int) -> None:
+        """Let a batch use faster products, once there are any."""
         solo = routing.solo
-        if solo is None or routing.merged is not None:
-            return
-        if self._merged.find(solo.id, num_tokens):
-            routing.merged = self._merged.copy(solo.id, self._pack(solo))
+        packed = {} if solo is None else self._pack(solo)
+        found = self._copies.find(None if solo is None else solo.id, packed, num_rows)
+        if found is not None:
+            routing.owner, routing.products = found
 
 
 def _window(config: Any, max_context_length: int) -> int | None:

@@ -22,7 +22,6 @@ from tinsmith.engine.lora import LoraLinear, LoraPair
 
 __all__ = [
     "AdapterRows",
-    "MergedWeights",
     "PackedPair",
     "PackedSnapshot",
     "Site",
@@ -111,56 +110,6 @@ class AdapterRows(NamedTuple):
     start: int
     stop: int
     packed: PackedSnapshot
-
-
-class MergedWeights:
-    """Base and adapter in one matrix a site, for snapshots that decode alone for long.
-
-    Saves the low-rank products, about a quarter of the work of a small model, for a copy of its
-    weights. Only in float32 and wider, where a merged product equals the separate ones to
-    rounding. The least recently used copies make room for new ones.
-
-    Args:
-        sites: all products of the model.
-        max_bytes: of all copies together; less than one copy turns merging off.
-    """
-
-    _MIN_TOKENS = 256  # decoded alone, before a copy is worth its making
-
-    def __init__(self, sites: Sequence[Site], max_bytes: int) -> None:
-        self._sites = sites
-        weights = [site.weight for site in sites]
-        size = sum(weight.numel() * weight.dtype.itemsize for weight in weights)
-        is_exact = weights[0].dtype.itemsize >= 4
-        self._max_copies = max_bytes // size if is_exact else 0
-        self._num_tokens: dict[str, int] = {}
-        self._copies: dict[str, Mapping[str, Tensor]] = {}
-
-    def find(self, snapshot_id: str, num_tokens: int) -> bool:
-        """Count tokens that a snapshot decodes alone; whether it has, or deserves, a copy."""
-        if self._max_copies == 0:
-            return False
-        count = self._num_tokens.get(snapshot_id, 0) + num_tokens
-        self._num_tokens[snapshot_id] = count
-        return count >= self._MIN_TOKENS
-
-    def copy(self, snapshot_id: str, packed: PackedSnapshot) -> Mapping[str, Tensor]:
-        """By site name, [I, O]: the transposed layout is read faster at few rows."""
-        copy = self._copies.pop(snapshot_id, None)
-        if copy is None:
-            while len(self._copies) >= self._max_copies:
-                oldest = next(iter(self._copies))
-                del self._copies[oldest]
-                self._num_tokens.pop(oldest, None)
-            copy = {site.names[0]: _merge(site, packed.get(site.names[0])) for site in self._sites}
-        self._copies[snapshot_id] = copy
-        return copy
-
-
-def _merge(site: Site, pair: PackedPair | None) -> Tensor:
-    if pair is None:
-        return site.weight.t().contiguous()
-    return torch.addmm(site.weight.t(), pair.a.t(), pair.b.t()).contiguous()
 
 
 class SiteLora:

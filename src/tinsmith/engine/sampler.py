@@ -60,7 +60,7 @@ class Sampler:
         self._info = base.info
         self._snapshots = snapshots
         self._limits = limits
-        self._decoder = make_decoder(base)
+        self._decoder = make_decoder(base, limits)
         self._cache = SlotCache(self._decoder.shape)
         self._rows = DecodeRows(limits.max_decode_rows)
         self._prefill = Prefill(

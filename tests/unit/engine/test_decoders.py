@@ -16,6 +16,7 @@ from tinsmith.engine.decoder import Decoder, SnapshotRows
 from tinsmith.engine.decoder_choice import make_decoder, reproduces
 from tinsmith.engine.engine import Engine
 from tinsmith.engine.hf_decoder import HfDecoder
+from tinsmith.engine.jobs import EngineLimits
 from tinsmith.engine.kv_cache import PromptBlock, SlotCache
 from tinsmith.engine.lean_decoder import LeanDecoder
 
@@ -67,7 +68,7 @@ def check(
         rows.append(SnapshotRows(start, start + index + 1, engine.snapshots[snapshot]))
         start += index + 1
     tokens = torch.tensor(ref.prompts([LENGTH] * start))
-    decoder = kind.build(engine.base)
+    decoder = kind.build(engine.base, EngineLimits())
     assert decoder is not None
     found = decode_logits(decoder, tokens, rows)
     for index, entry in enumerate(rows):
@@ -109,13 +110,13 @@ def test_hugging_face_path_equals_peft(tmp_path: Path, arch: str) -> None:
 @pytest.mark.parametrize("arch", LEAN)
 def test_llama_shaped_families_are_served_by_the_lean_decoder(arch: str) -> None:
     base = wrap_model(make_random_model(arch), name=arch)
-    assert isinstance(make_decoder(base), LeanDecoder)
+    assert isinstance(make_decoder(base, EngineLimits()), LeanDecoder)
 
 
 @pytest.mark.parametrize("arch", OTHERS)
 def test_other_families_are_served_through_the_model(arch: str) -> None:
     base = wrap_model(make_random_model(arch), name=arch)
-    assert isinstance(make_decoder(base), HfDecoder)
+    assert isinstance(make_decoder(base, EngineLimits()), HfDecoder)
 
 
 def test_rope_scaling_of_the_config_is_honoured() -> None:
@@ -128,14 +129,14 @@ def test_rope_scaling_of_the_config_is_honoured() -> None:
         "original_max_position_embeddings": 16,
     }
     base = wrap_model(make_random_model("llama", rope_parameters=scaling), name="llama")
-    assert isinstance(make_decoder(base), LeanDecoder)
+    assert isinstance(make_decoder(base, EngineLimits()), LeanDecoder)
 
 
 def test_fused_weights_take_no_memory_of_their_own(model_dir: Path) -> None:
     base = load_base_model(str(model_dir))
     before = base.model.state_dict()
     before = {key: value.clone() for key, value in before.items()}
-    decoder = LeanDecoder.build(base)
+    decoder = LeanDecoder.build(base, EngineLimits())
     assert decoder is not None
     site = decoder._layers[0].qkv
     key = base.layers["model.layers.0.self_attn.k_proj"].weight
@@ -153,7 +154,7 @@ class _Lossy(LeanDecoder):
 
 def test_a_decoder_that_is_a_little_wrong_is_noticed(model_dir: Path) -> None:
     base = load_base_model(str(model_dir))
-    exact, lossy = LeanDecoder.build(base), _Lossy.build(base)
+    exact, lossy = LeanDecoder.build(base, EngineLimits()), _Lossy.build(base, EngineLimits())
     assert exact is not None
     assert lossy is not None
     assert reproduces(base, exact)
@@ -165,17 +166,17 @@ def test_a_model_that_no_decoder_reproduces_is_refused(
 ) -> None:
     base = load_base_model(str(model_dir))
 
-    def no_decoder(base: BaseModel) -> None:
-        del base
+    def no_decoder(base: BaseModel, limits: EngineLimits) -> None:
+        del base, limits
 
     monkeypatch.setattr(LeanDecoder, "build", no_decoder)
     monkeypatch.setattr(HfDecoder, "build", no_decoder)
     with pytest.raises(ConfigError, match="cannot be sampled") as caught:
-        make_decoder(base)
+        make_decoder(base, EngineLimits())
     assert caught.value.field == "base_model"
 
 
 def test_bfloat16_base_is_decoded(tmp_path: Path) -> None:
     directory = save_random_model(tmp_path / "m", "qwen3")
     base = load_base_model(str(directory), dtype=torch.bfloat16)
-    assert isinstance(make_decoder(base), LeanDecoder)
+    assert isinstance(make_decoder(base, EngineLimits()), LeanDecoder)

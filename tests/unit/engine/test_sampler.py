@@ -11,9 +11,9 @@ from tests.unit.engine.random_models import VOCAB_SIZE, save_random_model
 from tests.unit.engine.sampling_reference import finish, job, sample, sample_one
 from tests.unit.engine.training_reference import add_trained_adapter, run, succeed
 from tinsmith.core.errors import TinsmithError, UserError
+from tinsmith.engine import weight_copies
 from tinsmith.engine.engine import Engine
 from tinsmith.engine.jobs import EngineLimits, ForwardBackwardJob, OptimStepJob, SampleJob
-from tinsmith.engine.packed_lora import MergedWeights
 from tinsmith.engine.sampler import Sampler
 from tinsmith.types import EMPTY_LOGPROB, AdamParams, Datum, ModelInput, SamplingParams
 
@@ -399,17 +399,39 @@ def test_an_adapter_that_diverged_fails_alone_and_leaves_no_trace(engine: Engine
         assert response.sequences[0].tokens == expected.tokens
 
 
-def test_merged_weights_change_nothing(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    jobs = [each for each in crowd_jobs(engine) if each.snapshot_id == engine.snapshot("b")]
-    separate = sample(make_sampler(engine), *jobs)
-    monkeypatch.setattr(MergedWeights, "_MIN_TOKENS", 0)
+@pytest.mark.parametrize("owners", ["base", "merged"])
+def test_copies_of_weights_change_nothing(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, owners: str
+) -> None:
+    """With one row and with several, of one snapshot and of a mixture."""
+    jobs = crowd_jobs(engine)
+    mine = [job("solo", engine.snapshot("b"), [3, 4, 5], seed=1, temperature=1.5)]
+    plain = make_sampler(engine, max_weight_copy_bytes=0)
+    expected = [*sample(plain, *jobs), *sample(plain, *mine)]
+    monkeypatch.setattr(weight_copies, "_MIN_STEPS", 0)
+    monkeypatch.setattr(weight_copies, "_MIN_STEPS_ALONE", 10**9 if owners == "base" else 0)
     sampler = make_sampler(engine)
-    merged = sample(sampler, *jobs)
-    assert sampler._decoder._merged._copies  # type: ignore[attr-defined]
-    for mine, theirs in zip(merged, separate, strict=True):
-        for one, other in zip(mine.sequences, theirs.sequences, strict=True):
+    found = [*sample(sampler, *jobs), *sample(sampler, *mine)]
+    copies = sampler._decoder._copies._copies  # type: ignore[attr-defined]
+    assert {kind for _, kind in copies} == {"one", "many"}
+    assert any(owner for owner, _ in copies) == (owners == "merged")
+    for ours, theirs in zip(found, expected, strict=True):
+        for one, other in zip(ours.sequences, theirs.sequences, strict=True):
             assert one.tokens == other.tokens
             np.testing.assert_allclose(one.logprobs_np, other.logprobs_np, atol=1e-4)
+
+
+def test_copies_of_weights_stay_within_their_budget(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(weight_copies, "_MIN_STEPS", 0)
+    monkeypatch.setattr(weight_copies, "_MIN_STEPS_ALONE", 0)
+    size = sum(layer.weight.numel() * 4 for layer in engine.base.layers.values())
+    sampler = make_sampler(engine, max_weight_copy_bytes=2 * size + 1)
+    for each in crowd_jobs(engine)[:8]:
+        sample(sampler, each)
+    copies = sampler._decoder._copies._copies  # type: ignore[attr-defined]
+    assert len(copies) == 2
 
 
 def test_a_bfloat16_base_samples_with_a_float32_adapter(model_dir: Path) -> None:
