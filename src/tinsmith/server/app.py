@@ -5,7 +5,16 @@ from __future__ import annotations
 from fastapi import FastAPI
 
 from tinsmith.server.http import ApiKeyMiddleware, install_error_handlers
-from tinsmith.server.routes import basics, futures, sampling, sessions, training
+from tinsmith.server.routes import (
+    account,
+    basics,
+    checkpoints,
+    futures,
+    runs,
+    sampling,
+    sessions,
+    training,
+)
 from tinsmith.server.service import Service
 
 API_PREFIX = "/api/v1"
@@ -14,7 +23,7 @@ API_PREFIX = "/api/v1"
 def make_app(service: Service) -> FastAPI:
     """The application of a running service."""
     app = FastAPI(title="Tinsmith", docs_url=None, redoc_url=None, openapi_url=None)
-    for room in (basics, sessions, training, futures, sampling):
+    for room in (basics, account, sessions, training, futures, sampling, runs, checkpoints):
         app.include_router(room.make_router(service), prefix=API_PREFIX)
     install_error_handlers(app)
     if service.config.api_key is not None:

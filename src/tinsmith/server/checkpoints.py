@@ -17,6 +17,8 @@ from urllib.parse import quote
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from tinsmith.core.jsonio import dumps
+from tinsmith.core.paths import atomic_write_text
 from tinsmith.server.errors import MissingError, RequestError
 from tinsmith.types import LoraConfig
 
@@ -108,6 +110,17 @@ def parse_checkpoint_path(text: str, *, field: str, kind: CheckpointKind) -> Che
     return CheckpointPath(run_id, kind, check_name(name, field=field))
 
 
+def parse_any_checkpoint_path(text: str, *, field: str) -> CheckpointPath:
+    """Splits a `tinker://` path of either kind.
+
+    Raises:
+        RequestError: naming `field`, when the path is malformed.
+    """
+    is_sampler = "sampler_weights" in text.removeprefix(SCHEME).split("/")[1:2]
+    kind: CheckpointKind = "sampler_weights" if is_sampler else "weights"
+    return parse_checkpoint_path(text, field=field, kind=kind)
+
+
 def check_name(name: str, *, field: str) -> str:
     """Returns a checkpoint name that can be part of a path.
 
@@ -138,6 +151,12 @@ class CheckpointStore:
     def size_bytes(self, path: CheckpointPath) -> int:
         """Bytes of an existing checkpoint's files."""
         return _size_bytes(self.directory(path))
+
+    def set_expiry(self, path: CheckpointPath, expires_at: float | None) -> None:
+        """Changes the expiry in a checkpoint's record, which outlives the database."""
+        record = self.read(path, field="path").model_copy(update={"expires_at": expires_at})
+        text = dumps(record.model_dump(mode="json", exclude_none=True))
+        atomic_write_text(self.directory(path) / RECORD_FILE, text)
 
     def scan(self) -> Iterator[tuple[CheckpointRecord, int]]:
         """Every complete checkpoint on disk, with its size in bytes."""

@@ -5,6 +5,7 @@ TinsmithError
 └── UserError
     └── RequestError            400
         ├── UnauthorizedError   401
+        ├── ForbiddenError      403  somebody else's
         ├── MissingError        404  unknown session, model, sampler, checkpoint, future
         ├── GoneError           410  existed once: finished session, expired future
         │   └── LostError       410  died with its engine; category server
@@ -28,6 +29,12 @@ class UnauthorizedError(RequestError):
     """The API key is missing or wrong."""
 
     status = 401
+
+
+class ForbiddenError(RequestError):
+    """The caller may see the thing and not do this to it."""
+
+    status = 403
 
 
 class MissingError(RequestError):

@@ -21,14 +21,14 @@ from tinsmith.server.errors import (
     error_body,
     status_of,
 )
-from tinsmith.types import RequestModel, user_error
+from tinsmith.types import RequestModel, ResponseModel, user_error
 
 logger = logging.getLogger(__name__)
 
 ModelT = TypeVar("ModelT", bound=RequestModel)
 
-OPEN_PATHS = frozenset({"/api/v1/healthz"})
-"""Paths that need no key: they tell nothing."""
+OPEN_PATHS = frozenset({"/api/v1/healthz", "/api/v1/archives"})
+"""Paths that need no key: one tells nothing, the other's links are signed."""
 
 DRAIN_FACTOR = 4
 """How many times the cap is still read and thrown away, so that the client gets the answer."""
@@ -101,6 +101,23 @@ def parse_json(model_type: type[ModelT], body: bytes) -> ModelT:
         return model_type.model_validate_json(body)
     except ValidationError as exc:
         raise user_error(exc, model_type) from exc
+
+
+def parse_query(model_type: type[ModelT], request: Request) -> ModelT:
+    """Validates a query string.
+
+    Raises:
+        UserError: naming the first offending parameter.
+    """
+    try:
+        return model_type.model_validate(dict(request.query_params))
+    except ValidationError as exc:
+        raise user_error(exc, model_type) from exc
+
+
+def model_response(model: ResponseModel, status: int = 200) -> Response:
+    """A typed answer as JSON."""
+    return json_response(model.model_dump(mode="json"), status)
 
 
 class ApiKeyMiddleware:

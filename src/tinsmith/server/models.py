@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any
 
 from tinsmith.core.errors import TinsmithError
 from tinsmith.engine.jobs import ForwardBackwardJob, OptimStepJob
 from tinsmith.server import messages
 from tinsmith.server.base_models import BaseModelCatalog, BaseModelFacts
+from tinsmith.server.checkpoint_admin import check_ttl, expiry_of
 from tinsmith.server.checkpoints import (
     CheckpointPath,
     CheckpointRecord,
@@ -218,14 +218,13 @@ class ModelRegistry:
         """Writes a training checkpoint."""
 
         def make(model: ModelRecord) -> Work:
-            if body.ttl_seconds is not None:
-                raise unsupported_field("ttl_seconds", body.ttl_seconds)
+            check_ttl(body.ttl_seconds)
             if body.path is None:
                 raise RequestError("path: missing", field="path", hint="name the checkpoint")
             name = check_name(body.path, field="path")
             path = CheckpointPath(model.model_id, "weights", name)
             directory = self._checkpoints.directory(path)
-            record = _checkpoint_record(model, path, body.user_metadata)
+            record = _checkpoint_record(model, path, body)
             command = messages.SaveState(model.model_id, directory, body.overwrite, _dumped(record))
             answer = {"type": "save_weights", "path": str(path)}
 
@@ -245,14 +244,20 @@ class ModelRegistry:
                 raise RequestError(
                     f"kind={body.kind!r}: must be 'snapshot'", field="kind", hint="leave kind out"
                 )
-            if body.ttl_seconds is not None:
-                raise unsupported_field("ttl_seconds", body.ttl_seconds)
+            check_ttl(body.ttl_seconds)
             if (body.path is None) == (body.sampling_session_seq_id is None):
                 raise RequestError(
                     "path: give exactly one of path and sampling_session_seq_id", field="path"
                 )
             if body.path is not None:
-                return self._named_sampler_save(model, body.path, body.user_metadata)
+                return self._named_sampler_save(model, body.path, body)
+            for name in ("ttl_seconds", "user_metadata"):
+                if getattr(body, name) is not None:
+                    raise RequestError(
+                        f"{name}: must be left out where the save has no path",
+                        field=name,
+                        hint="give the save a name in path",
+                    )
             assert body.sampling_session_seq_id is not None
             return self._nameless_sampler_save(model, body.sampling_session_seq_id, digest)
 
@@ -395,11 +400,11 @@ class ModelRegistry:
         return path, self._checkpoints.read(path, field="path")
 
     def _named_sampler_save(
-        self, model: ModelRecord, name: str, user_metadata: dict[str, Any] | None
+        self, model: ModelRecord, name: str, body: SaveWeightsForSamplerRequest
     ) -> Work:
         path = CheckpointPath(model.model_id, "sampler_weights", check_name(name, field="path"))
         directory = self._checkpoints.directory(path)
-        record = _checkpoint_record(model, path, user_metadata)
+        record = _checkpoint_record(model, path, body)
         command = messages.SaveSamplerWeights(model.model_id, directory, _dumped(record))
         answer = {"type": "save_weights_for_sampler", "path": str(path)}
 
@@ -435,7 +440,9 @@ def _model_id(session_id: str, number: int) -> str:
 
 
 def _checkpoint_record(
-    model: ModelRecord, path: CheckpointPath, user_metadata: dict[str, Any] | None
+    model: ModelRecord,
+    path: CheckpointPath,
+    body: SaveWeightsRequest | SaveWeightsForSamplerRequest,
 ) -> CheckpointRecord:
     return CheckpointRecord(
         path=str(path),
@@ -443,8 +450,9 @@ def _checkpoint_record(
         base_model=model.base_model,
         lora_config=model.lora_config,
         created_at=datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
-        user_metadata=user_metadata,
+        user_metadata=body.user_metadata,
         key_id=model.key_id,
+        expires_at=expiry_of(body.ttl_seconds),
     )
 
 

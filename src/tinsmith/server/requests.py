@@ -5,11 +5,18 @@ Unknown fields are refused by name, so that nothing a client asks for is dropped
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from datetime import date, datetime
+from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field
 
-from tinsmith.types import AdamParams, RequestModel
+from tinsmith.types import AccessScope, AdamParams, RequestModel
+
+MAX_PAGE = 1000
+MAX_OFFSET = 2**53
+
+PageLimit = Annotated[int, Field(ge=1, le=MAX_PAGE)]
+PageOffset = Annotated[int, Field(ge=0, le=MAX_OFFSET)]
 
 
 class ClientConfigRequest(RequestModel):
@@ -50,7 +57,57 @@ class OptimStepBody(RequestModel):
     type: Literal["optim_step"] = "optim_step"
 
 
-class WeightsInfoRequest(RequestModel):
-    """weights_info."""
+class ScopeQuery(RequestModel):
+    """Whose things are looked at."""
 
-    tinker_path: str
+    access_scope: AccessScope = "owned"
+
+
+class RunsQuery(ScopeQuery):
+    """A page of training runs."""
+
+    limit: PageLimit = 20
+    offset: PageOffset = 0
+    project_id: str | None = None
+
+
+class SessionsQuery(ScopeQuery):
+    """A page of sessions."""
+
+    limit: PageLimit = 20
+    offset: PageOffset = 0
+
+
+class CheckpointsQuery(RequestModel):
+    """A page of checkpoints."""
+
+    limit: PageLimit = 100
+    offset: PageOffset = 0
+
+
+class ArchiveQuery(RequestModel):
+    """The parts of a signed link."""
+
+    path: str
+    expires: int
+    signature: str
+
+
+class UsageQuery(RequestModel):
+    """A span of time; RFC 3339."""
+
+    starting_on: datetime | None = None
+    ending_before: datetime | None = None
+
+
+class StorageQuery(RequestModel):
+    """Whose storage."""
+
+    project_id: str | None = None
+
+
+class AuditQuery(RequestModel):
+    """Which events of which day."""
+
+    event_type: Literal["all", "checkpoints", "projects", "teams", "organizations"] = "all"
+    day: date | None = None

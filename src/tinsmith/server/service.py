@@ -9,8 +9,10 @@ from collections.abc import AsyncIterator, Callable
 from functools import partial
 
 from tinsmith.core.errors import ServerError
+from tinsmith.server.archives import ArchiveLinks
 from tinsmith.server.base_models import BaseModelCatalog
-from tinsmith.server.checkpoints import CheckpointStore, parse_checkpoint_path
+from tinsmith.server.checkpoint_admin import CheckpointAdmin
+from tinsmith.server.checkpoints import CheckpointStore, parse_any_checkpoint_path
 from tinsmith.server.config import ServerConfig
 from tinsmith.server.engines import EnginePool
 from tinsmith.server.futures import FutureStore
@@ -18,6 +20,7 @@ from tinsmith.server.metadata import MetadataStore, database, queries
 from tinsmith.server.metadata.boots import BootLock
 from tinsmith.server.models import ModelRegistry
 from tinsmith.server.restart import StoredResults, take_up
+from tinsmith.server.runs import RunCatalog
 from tinsmith.server.samplers import SamplerRegistry
 from tinsmith.server.sessions import SessionRegistry
 from tinsmith.server.store import MemoryStore
@@ -40,6 +43,10 @@ class Service:
         self.store = MemoryStore(metadata, self.futures.boot_id)
         self.catalog = BaseModelCatalog(config.models, is_local=config.is_local)
         self.checkpoints = CheckpointStore(config.state_dir / "checkpoints")
+        self.checkpoint_admin = CheckpointAdmin(metadata, self.checkpoints)
+        self.store.on_expiring = self.checkpoint_admin.expect
+        self.archive_links = ArchiveLinks()
+        self.runs = RunCatalog(metadata, session_timeout_s=config.limits.session_timeout_s)
         self.engines = EnginePool(config, self.futures, on_models_lost=self._lose_models)
         self.sessions = SessionRegistry(
             self.store,
@@ -95,12 +102,14 @@ class Service:
             living=lock.living if self.metadata.is_shared_by_machine else set,
             limits=self.config.limits,
         )
+        await self.checkpoint_admin.reap()
         return lock
 
     async def _stop(self) -> None:
         self.store.is_closing = True
         self.sessions.close()
         self.futures.close()
+        await self.checkpoint_admin.close()
         await self.engines.close()
         with contextlib.suppress(ServerError):  # the database is away: the next start settles it
             end = partial(queries.end_boot, boot_id=self.futures.boot_id, now_s=time.time())
@@ -127,9 +136,7 @@ class Service:
 
     def weights_info(self, tinker_path: str) -> dict[str, object]:
         """What the protocol tells about a checkpoint."""
-        parts = tinker_path.split("/")
-        kind = "sampler_weights" if "sampler_weights" in parts else "weights"
-        path = parse_checkpoint_path(tinker_path, field="tinker_path", kind=kind)
+        path = parse_any_checkpoint_path(tinker_path, field="tinker_path")
         record = self.checkpoints.read(path, field="tinker_path")
         lora = record.lora_config
         return {

@@ -72,12 +72,14 @@ class SessionRegistry:
         self._store.note_session(record)
         return record
 
-    def finish(self, session_id: str, reason: str) -> None:
+    def finish(self, session_id: str, reason: str, detail: str | None = None) -> None:
         """Ends a session at its client's wish; the first reason wins."""
         record = self._store.sessions.get(session_id)
         if record is None:
             self._store.session(session_id)  # raises
         elif record.ended is None:
+            if detail is not None:
+                record.details["finish_detail"] = detail
             self._end(record, f"finished ({reason})")
 
     def close(self) -> None:

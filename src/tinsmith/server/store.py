@@ -7,6 +7,7 @@ process left. Records are mutable on purpose: each is the single place of its fa
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -31,7 +32,7 @@ class SessionRecord:
     """Why the session is over, or None while it lives."""
     details: dict[str, Any] = field(default_factory=dict[str, Any])  # Any: what else clients tell
     key_id: int | None = None
-    created_at: float = field(default_factory=time.time)
+    created_at: float = field(default_factory=lambda: round(time.time(), 6))
     noted_at: float = 0.0
     """When its last sign of life was written down."""
 
@@ -83,6 +84,8 @@ class MemoryStore:
     def __init__(self, writes: MetadataWrites | None = None, boot_id: str = "") -> None:
         self._writes = writes or NullWrites()
         self._boot_id = boot_id
+        self.on_expiring: Callable[[float], None] = lambda _: None
+        """Hears when a new checkpoint expires."""
         self.is_closing = False
         """Set when the service stops: from then on models end with it, not by themselves."""
         self.lost_models: dict[str, str | None] = {}
@@ -114,7 +117,7 @@ class MemoryStore:
         """Writes down that a session was heard of just now, or that it ended."""
         now = time.time()
         if record.ended is not None:
-            values = {"ended": record.ended, "ended_at": now}
+            values = {"ended": record.ended, "ended_at": now, "details": record.details}
             self._writes.change("sessions", record.session_id, values)
         elif now - record.noted_at >= NOTE_EVERY_S:
             record.noted_at = now
@@ -171,6 +174,9 @@ class MemoryStore:
 
     def add_checkpoint(self, row: dict[str, object]) -> None:
         """Writes down a checkpoint that is complete on disk."""
+        expires_at = row["expires_at"]
+        if isinstance(expires_at, float):
+            self.on_expiring(expires_at)
         self._writes.put("checkpoints", row)
 
     def session(self, session_id: str) -> SessionRecord:

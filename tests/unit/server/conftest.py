@@ -1,13 +1,15 @@
-"""Databases for the metadata tests: a SQLite file always, PostgreSQL where it is installed."""
+"""Services on databases of each kind: a SQLite file always, PostgreSQL where it is installed."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from tests.postgres import find_programs, running_postgres
+from tests.unit.server.services import Start, running_service
 
 
 @pytest.fixture(scope="session")
@@ -43,3 +45,9 @@ def fresh_database(request: pytest.FixtureRequest) -> Callable[[], str]:
         return url.rpartition("/")[0] + f"/{name}"
 
     return make
+
+
+@pytest.fixture
+def start_on(tmp_path: Path, database_url: str) -> Start:
+    """Starts a service, again and again on the same state directory and database."""
+    return partial(running_service, state_dir=tmp_path, database_url=database_url)

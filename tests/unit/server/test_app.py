@@ -237,3 +237,13 @@ def test_the_api_process_needs_no_torch() -> None:
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
+
+
+async def test_every_endpoint_stands_in_the_docs(start: Start) -> None:
+    page = Path(__file__).parents[3] / "docs" / "reference" / "service.md"
+    documented = page.read_text(encoding="utf-8")
+    async with start() as (service, _):
+        paths = make_app(service).openapi()["paths"]
+    endpoints = {path.removeprefix("/api/v1/") for path in paths}
+    assert len(endpoints) > 30
+    assert [name for name in sorted(endpoints) if f"{name}`" not in documented] == []

@@ -2,38 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
-import pytest
 
-from tinsmith.server.app import make_app
+from tests.unit.server.services import Start
 from tinsmith.server.checkpoints import RECORD_FILE, CheckpointPath, CheckpointRecord
-from tinsmith.server.config import ServerConfig
 from tinsmith.server.futures import Outcome
 from tinsmith.server.service import Service
 from tinsmith.types import LoraConfig
-
-Start = Callable[..., AbstractAsyncContextManager[tuple[Service, httpx.AsyncClient]]]
-
-
-@pytest.fixture
-def start(tmp_path: Path, database_url: str) -> Start:
-    @asynccontextmanager
-    async def _start(**config: Any) -> AsyncIterator[tuple[Service, httpx.AsyncClient]]:
-        settings = ServerConfig(state_dir=tmp_path, database_url=database_url, **config)
-        async with Service.running(settings) as service:
-            transport = httpx.ASGITransport(make_app(service))
-            base_url = "http://service/api/v1/"
-            async with httpx.AsyncClient(transport=transport, base_url=base_url) as client:
-                yield service, client
-
-    return _start
 
 
 async def open_session(client: httpx.AsyncClient) -> str:
@@ -46,11 +27,11 @@ async def retrieve(client: httpx.AsyncClient, request_id: str) -> httpx.Response
     return await client.post("retrieve_future", json=body)
 
 
-async def test_sessions_go_on_and_finished_ones_stay_finished(start: Start) -> None:
-    async with start() as (_, client):
+async def test_sessions_go_on_and_finished_ones_stay_finished(start_on: Start) -> None:
+    async with start_on() as (_, client):
         living, finished = await open_session(client), await open_session(client)
         await client.post(f"sessions/{finished}/finish", json={"reason": {"type": "errored"}})
-    async with start() as (service, client):
+    async with start_on() as (service, client):
         assert (await client.post("session_heartbeat", json={"session_id": living})).is_success
         gone = await client.post("session_heartbeat", json={"session_id": finished})
         assert gone.status_code == 410
@@ -60,13 +41,13 @@ async def test_sessions_go_on_and_finished_ones_stay_finished(start: Start) -> N
         assert record.details == {"sdk_version": "1", "display_name": "mine"}
 
 
-async def test_finished_results_are_answered_and_unfinished_work_failed(start: Start) -> None:
-    async with start() as (service, client):
+async def test_finished_results_are_answered_and_unfinished_work_failed(start_on: Start) -> None:
+    async with start_on() as (service, client):
         done, unfinished = service.futures.create(), service.futures.create()
         service.futures.complete(done, Outcome(bytes(range(256)), "application/x-protobuf"))
         assert (await retrieve(client, done)).content == bytes(range(256))
     for _ in range(2):
-        async with start() as (_, client):
+        async with start_on() as (_, client):
             answer = await retrieve(client, done)
             assert answer.content == bytes(range(256))
             assert answer.headers["content-type"] == "application/x-protobuf"
@@ -78,19 +59,21 @@ async def test_finished_results_are_answered_and_unfinished_work_failed(start: S
             assert (await retrieve(client, "nonsense")).status_code == 404
 
 
-async def test_results_are_forgotten_after_their_time(start: Start) -> None:
-    async with start(limits={"result_keep_s": 0.05}) as (service, _):
+async def test_results_are_forgotten_after_their_time(start_on: Start) -> None:
+    async with start_on(limits={"result_keep_s": 0.05}) as (service, _):
         done = service.futures.create()
         service.futures.complete(done, Outcome(b"{}"))
-    async with start() as (_, client):
+        service.futures.close()  # no timer: the next start has to forget it
+        await asyncio.sleep(0.06)
+    async with start_on() as (_, client):
         answer = await retrieve(client, done)
     assert answer.status_code == 410
     assert "no longer held" in answer.json()["detail"]
 
 
-async def test_results_that_left_memory_come_from_the_database(start: Start) -> None:
+async def test_results_that_left_memory_come_from_the_database(start_on: Start) -> None:
     limits = {"max_result_bytes": 10_000, "max_stored_result_bytes": 6000}
-    async with start(limits=limits) as (service, client):
+    async with start_on(limits=limits) as (service, client):
         ids = [service.futures.create() for _ in range(8)]
         for number, request_id in enumerate(ids):
             service.futures.complete(request_id, Outcome(bytes([number]) * 2000))
@@ -100,9 +83,9 @@ async def test_results_that_left_memory_come_from_the_database(start: Start) -> 
 
 
 async def test_a_lost_model_names_the_checkpoint_to_resume_from(
-    start: Start, tmp_path: Path, tiny_dir: Path
+    start_on: Start, tmp_path: Path, tiny_dir: Path
 ) -> None:
-    async with start() as (service, client):
+    async with start_on() as (service, client):
         session_id = await open_session(client)
         body = {"session_id": session_id, "base_model": "tinsmith/tiny", "lora_config": {"rank": 4}}
         promises = [
@@ -112,7 +95,7 @@ async def test_a_lost_model_names_the_checkpoint_to_resume_from(
         model_id, other_id = (promise["model_id"] for promise in promises)
         write_checkpoint(service, CheckpointPath(model_id, "weights", "step-1"))
     path = f"tinker://{model_id}/weights/step-1"
-    async with start() as (_, client):
+    async with start_on() as (_, client):
         for endpoint, request in (
             ("get_info", {"model_id": model_id}),
             ("optim_step", {"model_id": model_id, "seq_id": 1}),
@@ -130,9 +113,9 @@ async def test_a_lost_model_names_the_checkpoint_to_resume_from(
 
 
 async def test_samplers_on_disk_go_on_and_those_in_memory_are_lost(
-    start: Start, tiny_dir: Path
+    start_on: Start, tiny_dir: Path
 ) -> None:
-    async with start() as (service, client):
+    async with start_on() as (service, client):
         session_id = await open_session(client)
         body = {
             "session_id": session_id,
@@ -144,7 +127,7 @@ async def test_samplers_on_disk_go_on_and_those_in_memory_are_lost(
         row = {"sampler_id": f"{session_id}:sample:1", "session_id": session_id, "created_at": 1.0}
         row |= {"base_model": "tinsmith/tiny", "model_path": None, "snapshot_id": "gone"}
         service.metadata.put("samplers", row)
-    async with start() as (_, client):
+    async with start_on() as (_, client):
         described = (await client.get(f"samplers/{sampler_id}")).json()
         assert described == {"sampler_id": sampler_id, "base_model": "tinsmith/tiny"}
         again = await client.post("create_sampling_session", json=body)
@@ -157,9 +140,9 @@ async def test_samplers_on_disk_go_on_and_those_in_memory_are_lost(
         assert (answer.status_code, answer.json()["category"]) == (410, "server")
 
 
-async def test_checkpoints_on_disk_and_their_rows_are_brought_together(start: Start) -> None:
+async def test_checkpoints_on_disk_and_their_rows_are_brought_together(start_on: Start) -> None:
     kept = CheckpointPath("s:train:0", "weights", "kept")
-    async with start() as (service, _):
+    async with start_on() as (service, _):
         directory = write_checkpoint(service, kept)
         row = read_record(directory).row(1)
         removed = "tinker://s:train:0/weights/removed"
@@ -169,7 +152,7 @@ async def test_checkpoints_on_disk_and_their_rows_are_brought_together(start: St
         broken = directory.parent / "broken"
         broken.mkdir()
         (broken / RECORD_FILE).write_text("{")
-    async with start() as (service, _):
+    async with start_on() as (service, _):
         found = await service.metadata.run(lambda c: _checkpoint_rows(c))
     (row,) = found
     assert (row["path"], row["size_bytes"]) == (str(kept), 1000 + len(read_text(directory)))

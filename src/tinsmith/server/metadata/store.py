@@ -21,9 +21,9 @@ from typing import TypeVar
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection, Engine
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DataError, SQLAlchemyError
 
-from tinsmith.core.errors import ConfigError, ServerError, TinsmithError
+from tinsmith.core.errors import ConfigError, ServerError, TinsmithError, UserError
 from tinsmith.server.metadata import database
 from tinsmith.server.metadata.tables import metadata
 from tinsmith.server.metadata.writes import Row
@@ -170,6 +170,12 @@ class MetadataStore:
                 result = ask(connection)
         except TinsmithError as exc:
             answer.set_exception(exc)
+        except DataError as exc:
+            refused = UserError(
+                f"a value that the database cannot hold: {exc.orig}",
+                hint="ids and names have no NUL characters",
+            )
+            answer.set_exception(refused)
         except Exception as exc:
             logger.error("the metadata database did not answer", exc_info=exc)
             self._drop_connection(exc)

@@ -1,5 +1,23 @@
 """HTTP routes of the service, one module a noun; each has `make_router(service)`."""
 
-from tinsmith.server.routes import basics, futures, sampling, sessions, training
+from tinsmith.server.routes import (
+    account,
+    basics,
+    checkpoints,
+    futures,
+    runs,
+    sampling,
+    sessions,
+    training,
+)
 
-__all__ = ["basics", "futures", "sampling", "sessions", "training"]
+__all__ = [
+    "account",
+    "basics",
+    "checkpoints",
+    "futures",
+    "runs",
+    "sampling",
+    "sessions",
+    "training",
+]

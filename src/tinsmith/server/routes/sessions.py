@@ -34,7 +34,7 @@ def make_router(service: Service) -> APIRouter:
     @router.post("/sessions/{session_id}/finish")
     async def finish(session_id: str, request: Request) -> Response:
         body = parse_json(FinishSessionRequest, await read_body(request, max_bytes))
-        service.sessions.finish(session_id, body.reason.type)
+        service.sessions.finish(session_id, body.reason.type, body.detail)
         return json_response({"type": "finish_session"})
 
     return router

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Request, Response
 from tinsmith.core.errors import TinsmithError
 from tinsmith.core.ids import content_hash
 from tinsmith.server.http import json_response, parse_json, read_body
-from tinsmith.server.requests import OptimStepBody, UnloadModelRequest, WeightsInfoRequest
+from tinsmith.server.requests import OptimStepBody, UnloadModelRequest
 from tinsmith.server.service import Service
 from tinsmith.server.training_bodies import (
     body_digest,
@@ -149,10 +149,5 @@ def make_router(service: Service) -> APIRouter:
             return models.load_into(body, digest=digest), body.model_id
 
         return await routes.run_lane(request, LoadWeightsRequest, submit)
-
-    @router.post("/weights_info")
-    async def weights_info(request: Request) -> Response:
-        body = parse_json(WeightsInfoRequest, await routes.read(request))
-        return json_response(service.weights_info(body.tinker_path))
 
     return router

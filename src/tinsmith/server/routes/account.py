@@ -1,0 +1,70 @@
+"""The account behind a key, and what a self-hosted service has no more to say about."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from fastapi import APIRouter, Request, Response
+
+from tinsmith.server.access import key_id_of, viewer_of
+from tinsmith.server.errors import RequestError
+from tinsmith.server.http import json_response, model_response, parse_query
+from tinsmith.server.metadata import listings
+from tinsmith.server.requests import AuditQuery, StorageQuery, UsageQuery
+from tinsmith.server.runs import owner_name
+from tinsmith.server.service import Service
+from tinsmith.types import ApiKeyDetails, ApiKeyOrganization, ApiKeyResponse
+
+ORGANIZATION = "self-hosted"
+GIGABYTE = 10**9
+
+
+def make_router(service: Service) -> APIRouter:
+    """Routes of accounts."""
+    router = APIRouter()
+
+    @router.get("/auth/apikey/me")
+    async def who_am_i(request: Request) -> Response:
+        details = ApiKeyDetails(org_details=ApiKeyOrganization(name=ORGANIZATION))
+        answer = ApiKeyResponse(
+            key_id=0, name="operator", note="the service's own key", details=details
+        )
+        return model_response(answer)
+
+    @router.post("/auth/token")
+    async def exchange() -> Response:
+        raise RequestError(
+            "this service uses API keys as they are and gives out no tokens",
+            hint="send the key as X-API-Key",
+        )
+
+    @router.get("/audit")
+    async def audit(request: Request) -> Response:
+        parse_query(AuditQuery, request)
+        return json_response({"entries": []})
+
+    @router.get("/billing/usage/events")
+    async def usage(request: Request) -> Response:
+        parse_query(UsageQuery, request)
+        return json_response({"data": [], "sessions": {}})
+
+    @router.get("/billing/usage/checkpoints/current")
+    async def stored(request: Request) -> Response:
+        query = parse_query(StorageQuery, request)
+        viewer = viewer_of(request)
+        if query.project_id is not None:
+            raise RequestError(
+                f"project_id={query.project_id!r}: storage is not counted by project",
+                field="project_id",
+                hint="leave it out",
+            )
+        count, size = await service.metadata.run(partial(listings.storage, viewer=viewer))
+        usage = {
+            "user_name": owner_name(key_id_of(request)),
+            "checkpoint_count": count,
+            "size_bytes": size,
+            "size_gigabytes": size / GIGABYTE,
+        }
+        return json_response({"data": [usage] if count else []})
+
+    return router
