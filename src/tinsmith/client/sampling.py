@@ -15,12 +15,12 @@ from typing import Any
 from tinsmith.client.connection import Connection
 from tinsmith.client.errors import (
     APIConnectionError,
-    APIResponseValidationError,
     ResultExpiredError,
 )
 from tinsmith.client.futures import APIFuture, ClientFuture, start
 from tinsmith.client.polling import ResultKind
 from tinsmith.client.retries import RetryConfig
+from tinsmith.client.sample_checks import check_answer, check_options
 from tinsmith.client.sampler_handle import SamplerState, joined_connection
 from tinsmith.client.tokenizers import load_tokenizer
 from tinsmith.client.transport import Request
@@ -33,6 +33,7 @@ from tinsmith.types import (
     SampleRequest,
     SampleResponse,
     SamplingParams,
+    TensorData,
 )
 from tinsmith.types.codec import decode_sample_response
 
@@ -122,13 +123,17 @@ class SamplingClient:
             self._record_stability_info,
         )
 
-    def sample(
+    def sample(  # noqa: PLR0913 - the SDK's signature
         self,
         prompt: ModelInput,
         num_samples: int,
         sampling_params: SamplingParams,
         include_prompt_logprobs: bool = False,
         topk_prompt_logprobs: int = 0,
+        topk_sample_logprobs: int = 0,
+        target_prompt_logprobs: TensorData | None = None,
+        prompt_alt_tokens_k: int = 0,
+        prompt_logprobs_last_n: int | None = None,
     ) -> APIFuture[SampleResponse]:
         """Sample continuations of a prompt.
 
@@ -139,7 +144,20 @@ class SamplingClient:
             include_prompt_logprobs: also the logprob of each prompt token given those before it;
                 position 0 has none.
             topk_prompt_logprobs: also the most likely tokens at each prompt position, so many.
+            topk_sample_logprobs: also the most likely tokens at each sampled position, so many.
+            target_prompt_logprobs: also the logprobs of these tokens, int64 [len(prompt) - 1, k]:
+                row i is scored at prompt position i + 1, and -1 leaves a cell out.
+            prompt_alt_tokens_k: also so many tokens drawn at each prompt position after the first.
+            prompt_logprobs_last_n: score only the end of the prompt; earlier logprobs are None.
+
+        Raises:
+            UserError: an option that no service could answer.
         """
+        check_options(
+            include_prompt_logprobs=include_prompt_logprobs,
+            target_prompt_logprobs=target_prompt_logprobs,
+            prompt_logprobs_last_n=prompt_logprobs_last_n,
+        )
         request = SampleRequest(
             prompt=prompt,
             num_samples=num_samples,
@@ -148,27 +166,35 @@ class SamplingClient:
             seq_id=next(self._seq_ids),
             prompt_logprobs=include_prompt_logprobs,
             topk_prompt_logprobs=topk_prompt_logprobs,
+            topk_sample_logprobs=topk_sample_logprobs,
+            target_prompt_logprobs=target_prompt_logprobs,
+            prompt_alt_tokens_k=prompt_alt_tokens_k,
+            prompt_logprobs_last_n=prompt_logprobs_last_n,
+            record_stability_info=self._record_stability_info,
         )
         return start(lambda: self._sample(request), "sample")
 
-    def compute_logprobs(self, prompt: ModelInput) -> APIFuture[list[float | None]]:
-        """The logprob of each prompt token given those before it; position 0 has None."""
-        request = SampleRequest(
-            prompt=prompt,
-            num_samples=1,
-            sampling_params=SamplingParams(max_tokens=1),
-            sampling_session_id=self.sampling_session_id,
-            seq_id=next(self._seq_ids),
-            prompt_logprobs=True,
+    def compute_logprobs(
+        self, prompt: ModelInput, prompt_logprobs_last_n: int | None = None
+    ) -> APIFuture[list[float | None]]:
+        """The logprob of each prompt token given those before it; position 0 has None.
+
+        Args:
+            prompt: the tokens to score.
+            prompt_logprobs_last_n: score only the end of it; earlier positions have None.
+        """
+        response = self.sample(
+            prompt,
+            1,
+            SamplingParams(max_tokens=1),
+            include_prompt_logprobs=True,
+            prompt_logprobs_last_n=prompt_logprobs_last_n,
         )
 
         async def logprobs() -> list[float | None]:
-            response = await self._sample(request)
-            if response.prompt_logprobs is None:
-                raise APIResponseValidationError(
-                    "compute_logprobs: the service sent no prompt logprobs"
-                )
-            return response.prompt_logprobs
+            found = (await response).prompt_logprobs
+            assert found is not None  # checked with the answer
+            return found
 
         return start(logprobs, "compute_logprobs")
 
@@ -180,22 +206,36 @@ class SamplingClient:
         """The base model's tokenizer (needs `transformers`)."""
         return load_tokenizer(self._base_model)
 
-    async def sample_async(
+    async def sample_async(  # noqa: PLR0913 - the SDK's signature
         self,
         prompt: ModelInput,
         num_samples: int,
         sampling_params: SamplingParams,
         include_prompt_logprobs: bool = False,
         topk_prompt_logprobs: int = 0,
+        topk_sample_logprobs: int = 0,
+        target_prompt_logprobs: TensorData | None = None,
+        prompt_alt_tokens_k: int = 0,
+        prompt_logprobs_last_n: int | None = None,
     ) -> SampleResponse:
         """Twin of `sample`; awaiting it gives the response."""
         return await self.sample(
-            prompt, num_samples, sampling_params, include_prompt_logprobs, topk_prompt_logprobs
+            prompt,
+            num_samples,
+            sampling_params,
+            include_prompt_logprobs,
+            topk_prompt_logprobs,
+            topk_sample_logprobs,
+            target_prompt_logprobs,
+            prompt_alt_tokens_k,
+            prompt_logprobs_last_n,
         )
 
-    async def compute_logprobs_async(self, prompt: ModelInput) -> list[float | None]:
+    async def compute_logprobs_async(
+        self, prompt: ModelInput, prompt_logprobs_last_n: int | None = None
+    ) -> list[float | None]:
         """Twin of `compute_logprobs`; awaiting it gives the logprobs."""
-        return await self.compute_logprobs(prompt)
+        return await self.compute_logprobs(prompt, prompt_logprobs_last_n)
 
     async def get_base_model_async(self) -> str:
         """Twin of `get_base_model`."""
@@ -257,7 +297,9 @@ class SamplingClient:
             )
         )
         content = await self._connection.result_bytes(promise.request_id, _SAMPLE)
-        return decode_sample_response(content, promise.sample_sequence_ids)
+        response = decode_sample_response(content, promise.sample_sequence_ids)
+        check_answer(request, response)
+        return response
 
 
 def _restored(state: SamplerState, retry_config: RetryConfig | None) -> SamplingClient:
@@ -278,6 +320,7 @@ def start_sampling_client(
     model_path: str | None,
     base_model: str | None,
     retry_config: RetryConfig | None,
+    record_stability_info: bool = False,
 ) -> ClientFuture[SamplingClient]:
     """A sampling client of saved weights, or of a base model when there is no path.
 
@@ -310,6 +353,12 @@ def start_sampling_client(
         name = base_model
         if name is None:
             name = (await connection.get(f"samplers/{sampler_id}", GetSamplerResponse)).base_model
-        return SamplingClient(connection, sampler_id, base_model=name, retry_config=retry_config)
+        return SamplingClient(
+            connection,
+            sampler_id,
+            base_model=name,
+            retry_config=retry_config,
+            record_stability_info=record_stability_info,
+        )
 
     return ClientFuture(start(create, "create_sampling_client").future(), "create_sampling_client")

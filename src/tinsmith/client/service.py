@@ -24,6 +24,7 @@ from tinsmith.client.training import TrainingClient
 from tinsmith.core import paths
 from tinsmith.core.errors import TinsmithError, UserError
 from tinsmith.types import (
+    AdamOptimizerConfig,
     CreateModelRequest,
     CreateModelResponse,
     GetInfoRequest,
@@ -114,6 +115,7 @@ class ServiceClient:
         train_attn: bool = True,
         train_unembed: bool = True,
         user_metadata: Mapping[str, str] | None = None,
+        optimizer: AdamOptimizerConfig | None = None,
     ) -> ClientFuture[TrainingClient]:
         """A new adapter on a base model.
 
@@ -125,6 +127,7 @@ class ServiceClient:
             train_attn: adapt the attention layers.
             train_unembed: adapt the unembedding.
             user_metadata: kept with the model.
+            optimizer: the optimizer's family; AdamW is the only one.
 
         Raises:
             UserError: nothing would be trained.
@@ -150,6 +153,7 @@ class ServiceClient:
                 model_seq_id=model_seq_id,
                 base_model=located,
                 lora_config=lora_config,
+                optimizer_config=optimizer or AdamOptimizerConfig(),
                 user_metadata=None if user_metadata is None else dict(user_metadata),
             )
             promise = await self._connection.submit(json_request(request))
@@ -165,6 +169,8 @@ class ServiceClient:
         path: str,
         base_model: str | None = None,
         user_metadata: Mapping[str, str] | None = None,
+        weights_access_token: str | None = None,
+        optimizer: AdamOptimizerConfig | None = None,
     ) -> ClientFuture[TrainingClient]:
         """A new training client that starts from saved weights, with a fresh optimizer.
 
@@ -172,23 +178,41 @@ class ServiceClient:
             path: the `tinker://` address that `save_state` answered with.
             base_model: only if it differs from the saved one's name.
             user_metadata: kept with the model.
+            weights_access_token: of another account's checkpoint.
+            optimizer: the optimizer's family; AdamW is the only one.
         """
-        return self._from_state(path, base_model, user_metadata, with_optimizer=False)
+        request = LoadWeightsRequest(
+            path=path,
+            base_model=base_model,
+            user_metadata=None if user_metadata is None else dict(user_metadata),
+            weights_access_token=weights_access_token,
+            optimizer_config=optimizer,
+        )
+        return self._from_state(request)
 
     def create_training_client_from_state_with_optimizer(
         self,
         path: str,
         base_model: str | None = None,
         user_metadata: Mapping[str, str] | None = None,
+        weights_access_token: str | None = None,
     ) -> ClientFuture[TrainingClient]:
         """A new training client that goes on exactly where `save_state` was called."""
-        return self._from_state(path, base_model, user_metadata, with_optimizer=True)
+        request = LoadWeightsRequest(
+            path=path,
+            optimizer=True,
+            base_model=base_model,
+            user_metadata=None if user_metadata is None else dict(user_metadata),
+            weights_access_token=weights_access_token,
+        )
+        return self._from_state(request)
 
     def create_sampling_client(
         self,
         model_path: str | None = None,
         base_model: str | None = None,
         retry_config: RetryConfig | None = None,
+        record_stability_info: bool = False,
     ) -> ClientFuture[SamplingClient]:
         """A sampling client of saved sampler weights, or of a base model.
 
@@ -196,12 +220,14 @@ class ServiceClient:
             model_path: the `tinker://` address that `save_weights_for_sampler` answered with.
             base_model: a name the service knows; enough without a path.
             retry_config: pace of retries and number of samples in flight.
+            record_stability_info: ask the service to keep what `stable_reinforce` needs.
         """
         return start_sampling_client(
             self._connection,
             model_path=model_path,
             base_model=None if base_model is None else self._located(base_model),
             retry_config=retry_config,
+            record_stability_info=record_stability_info,
         )
 
     def create_rest_client(self) -> RestClient:
@@ -275,10 +301,11 @@ class ServiceClient:
         train_attn: bool = True,
         train_unembed: bool = True,
         user_metadata: Mapping[str, str] | None = None,
+        optimizer: AdamOptimizerConfig | None = None,
     ) -> TrainingClient:
         """Twin of `create_lora_training_client`; awaiting it gives the client."""
         return await self.create_lora_training_client(
-            base_model, rank, seed, train_mlp, train_attn, train_unembed, user_metadata
+            base_model, rank, seed, train_mlp, train_attn, train_unembed, user_metadata, optimizer
         )
 
     async def create_training_client_from_state_async(
@@ -286,19 +313,24 @@ class ServiceClient:
         path: str,
         base_model: str | None = None,
         user_metadata: Mapping[str, str] | None = None,
+        weights_access_token: str | None = None,
+        optimizer: AdamOptimizerConfig | None = None,
     ) -> TrainingClient:
         """Twin of `create_training_client_from_state`; awaiting it gives the client."""
-        return await self.create_training_client_from_state(path, base_model, user_metadata)
+        return await self.create_training_client_from_state(
+            path, base_model, user_metadata, weights_access_token, optimizer
+        )
 
     async def create_training_client_from_state_with_optimizer_async(
         self,
         path: str,
         base_model: str | None = None,
         user_metadata: Mapping[str, str] | None = None,
+        weights_access_token: str | None = None,
     ) -> TrainingClient:
         """Twin of `create_training_client_from_state_with_optimizer`."""
         return await self.create_training_client_from_state_with_optimizer(
-            path, base_model, user_metadata
+            path, base_model, user_metadata, weights_access_token
         )
 
     async def create_sampling_client_async(
@@ -306,36 +338,32 @@ class ServiceClient:
         model_path: str | None = None,
         base_model: str | None = None,
         retry_config: RetryConfig | None = None,
+        record_stability_info: bool = False,
     ) -> SamplingClient:
         """Twin of `create_sampling_client`; awaiting it gives the client."""
-        return await self.create_sampling_client(model_path, base_model, retry_config)
+        return await self.create_sampling_client(
+            model_path, base_model, retry_config, record_stability_info
+        )
 
     async def get_server_capabilities_async(self) -> GetServerCapabilitiesResponse:
         """Twin of `get_server_capabilities`."""
         return await self.get_server_capabilities()
 
-    def _from_state(
-        self,
-        path: str,
-        base_model: str | None,
-        user_metadata: Mapping[str, str] | None,
-        *,
-        with_optimizer: bool,
-    ) -> ClientFuture[TrainingClient]:
+    def _from_state(self, request: LoadWeightsRequest) -> ClientFuture[TrainingClient]:
         model_seq_id = next(self._connection.model_seq_ids)
+        base_model = request.base_model
         located = None if base_model is None else self._located(base_model)
 
         async def create() -> TrainingClient:
             session_id = (await self._connection.session()).session_id
-            request = LoadWeightsRequest(
-                session_id=session_id,
-                model_seq_id=model_seq_id,
-                path=path,
-                optimizer=with_optimizer,
-                base_model=located,
-                user_metadata=None if user_metadata is None else dict(user_metadata),
+            placed = request.model_copy(
+                update={
+                    "session_id": session_id,
+                    "model_seq_id": model_seq_id,
+                    "base_model": located,
+                }
             )
-            promise = await self._connection.submit(json_request(request))
+            promise = await self._connection.submit(json_request(placed))
             loaded = await self._connection.result(
                 promise.request_id, _LOAD_WEIGHTS, LoadWeightsResponse
             )

@@ -28,6 +28,9 @@ from tinsmith.types import (
     LoadWeightsResponse,
     OptimStepRequest,
     OptimStepResponse,
+    SamplingClientKind,
+    SaveWeightsExternalRequest,
+    SaveWeightsExternalResponse,
     SaveWeightsForSamplerRequest,
     SaveWeightsForSamplerResponse,
     SaveWeightsRequest,
@@ -36,6 +39,7 @@ from tinsmith.types import (
 
 _OPTIM_STEP = ResultKind("OptimStep")
 _SAVE_WEIGHTS = ResultKind("SaveWeights")
+_SAVE_EXTERNAL = ResultKind("SaveWeightsExternal")
 _SAVE_FOR_SAMPLER = ResultKind("SaveWeightsForSampler")
 _LOAD_WEIGHTS = ResultKind("LoadWeights")
 
@@ -145,9 +149,9 @@ class TrainingClient:
             adam_params: an older name of the same argument.
         """
         given = [params for params in (optim_params, adam_params) if params is not None]
-        if len(given) != 1:
+        if len(given) != 1 or not isinstance(given[0], AdamParams):  # pyright: ignore[reportUnnecessaryIsInstance] - scripts are not type-checked
             raise UserError(
-                "optim_step takes exactly one of optim_params and adam_params",
+                "optim_step takes exactly one of optim_params and adam_params, an AdamParams",
                 field="optim_params",
                 hint="try optim_step(AdamParams(learning_rate=1e-4))",
             )
@@ -184,13 +188,22 @@ class TrainingClient:
             SaveWeightsResponse,
         )
 
-    def load_state(self, path: str) -> APIFuture[LoadWeightsResponse]:
-        """Load an adapter from a `tinker://` path; the optimizer starts afresh."""
-        return self._load(path, with_optimizer=False)
+    def load_state(
+        self, path: str, weights_access_token: str | None = None
+    ) -> APIFuture[LoadWeightsResponse]:
+        """Load an adapter from a `tinker://` path; the optimizer starts afresh.
 
-    def load_state_with_optimizer(self, path: str) -> APIFuture[LoadWeightsResponse]:
-        """Load an adapter and its optimizer from a `tinker://` path."""
-        return self._load(path, with_optimizer=True)
+        Args:
+            path: of `save_state`.
+            weights_access_token: of another account's checkpoint.
+        """
+        return self._load(path, weights_access_token, with_optimizer=False)
+
+    def load_state_with_optimizer(
+        self, path: str, weights_access_token: str | None = None
+    ) -> APIFuture[LoadWeightsResponse]:
+        """Load an adapter and its optimizer from a `tinker://` path; see `load_state`."""
+        return self._load(path, weights_access_token, with_optimizer=True)
 
     def save_weights_for_sampler(
         self,
@@ -210,20 +223,52 @@ class TrainingClient:
             SaveWeightsForSamplerResponse,
         )
 
+    def save_weights_external(
+        self,
+        name: str,
+        ttl_seconds: int | None = None,
+        age_encryption_recipients: Sequence[str] | None = None,
+    ) -> APIFuture[SaveWeightsExternalResponse]:
+        """Export the weights in the Hugging Face layout; `RestClient` tells where the files are.
+
+        Args:
+            name: of the export, unique within the run.
+            ttl_seconds: delete it after this time; None keeps it.
+            age_encryption_recipients: keys of `age` to encrypt every file to, at most 10.
+        """
+        recipients = None if age_encryption_recipients is None else [*age_encryption_recipients]
+        return self._lane.request(
+            SaveWeightsExternalRequest(
+                model_id=self.model_id,
+                path=name,
+                ttl_seconds=ttl_seconds,
+                age_encryption_recipients=recipients,
+            ),
+            _SAVE_EXTERNAL,
+            SaveWeightsExternalResponse,
+        )
+
     def save_weights_and_get_sampling_client(
-        self, name: str | None = None, retry_config: RetryConfig | None = None
+        self,
+        name: str | None = None,
+        retry_config: RetryConfig | None = None,
+        record_stability_info: bool = False,
+        kind: SamplingClientKind = "snapshot",
     ) -> ClientFuture[SamplingClient]:
         """A sampling client of the weights as they are at this point in the order of calls.
 
         Args:
             name: ignored; kept for scripts that pass one. The weights are not a checkpoint.
             retry_config: of the sampling client.
+            record_stability_info: ask the service to keep what `stable_reinforce` needs.
+            kind: "snapshot" samples from these weights for good, "inflight" moves on to the newer
+                weights of later calls with this kind.
         """
         del name
         sampling_session_seq_id = next(self._connection.sampling_session_seq_ids)
 
         request = SaveWeightsForSamplerRequest(
-            model_id=self.model_id, sampling_session_seq_id=sampling_session_seq_id
+            model_id=self.model_id, sampling_session_seq_id=sampling_session_seq_id, kind=kind
         )
 
         async def collect(request_id: str) -> SamplingClient:
@@ -237,6 +282,7 @@ class TrainingClient:
                 answer.sampling_session_id,
                 base_model=self._base_model(),
                 retry_config=retry_config,
+                record_stability_info=record_stability_info,
             )
 
         label = "save_weights_and_get_sampling_client"
@@ -244,7 +290,10 @@ class TrainingClient:
         return ClientFuture(future.future(), label)
 
     def create_sampling_client(
-        self, model_path: str, retry_config: RetryConfig | None = None
+        self,
+        model_path: str,
+        retry_config: RetryConfig | None = None,
+        record_stability_info: bool = False,
     ) -> ClientFuture[SamplingClient]:
         """A sampling client of saved sampler weights; see `ServiceClient`."""
         return start_sampling_client(
@@ -252,6 +301,7 @@ class TrainingClient:
             model_path=model_path,
             base_model=self._base_model(),
             retry_config=retry_config,
+            record_stability_info=record_stability_info,
         )
 
     def get_info(self) -> GetInfoResponse:
@@ -306,13 +356,17 @@ class TrainingClient:
         """Twin of `save_state`."""
         return self.save_state(name, ttl_seconds, overwrite, user_metadata)
 
-    async def load_state_async(self, path: str) -> APIFuture[LoadWeightsResponse]:
+    async def load_state_async(
+        self, path: str, weights_access_token: str | None = None
+    ) -> APIFuture[LoadWeightsResponse]:
         """Twin of `load_state`."""
-        return self.load_state(path)
+        return self.load_state(path, weights_access_token)
 
-    async def load_state_with_optimizer_async(self, path: str) -> APIFuture[LoadWeightsResponse]:
+    async def load_state_with_optimizer_async(
+        self, path: str, weights_access_token: str | None = None
+    ) -> APIFuture[LoadWeightsResponse]:
         """Twin of `load_state_with_optimizer`."""
-        return self.load_state_with_optimizer(path)
+        return self.load_state_with_optimizer(path, weights_access_token)
 
     async def save_weights_for_sampler_async(
         self,
@@ -323,17 +377,35 @@ class TrainingClient:
         """Twin of `save_weights_for_sampler`."""
         return self.save_weights_for_sampler(name, ttl_seconds, user_metadata)
 
+    async def save_weights_external_async(
+        self,
+        name: str,
+        ttl_seconds: int | None = None,
+        age_encryption_recipients: Sequence[str] | None = None,
+    ) -> APIFuture[SaveWeightsExternalResponse]:
+        """Twin of `save_weights_external`."""
+        return self.save_weights_external(name, ttl_seconds, age_encryption_recipients)
+
     async def save_weights_and_get_sampling_client_async(
-        self, name: str | None = None, retry_config: RetryConfig | None = None
+        self,
+        name: str | None = None,
+        retry_config: RetryConfig | None = None,
+        record_stability_info: bool = False,
+        kind: SamplingClientKind = "snapshot",
     ) -> SamplingClient:
         """Twin of `save_weights_and_get_sampling_client`; awaiting it gives the client."""
-        return await self.save_weights_and_get_sampling_client(name, retry_config)
+        return await self.save_weights_and_get_sampling_client(
+            name, retry_config, record_stability_info, kind
+        )
 
     async def create_sampling_client_async(
-        self, model_path: str, retry_config: RetryConfig | None = None
+        self,
+        model_path: str,
+        retry_config: RetryConfig | None = None,
+        record_stability_info: bool = False,
     ) -> SamplingClient:
         """Twin of `create_sampling_client`; awaiting it gives the client."""
-        return await self.create_sampling_client(model_path, retry_config)
+        return await self.create_sampling_client(model_path, retry_config, record_stability_info)
 
     async def get_info_async(self) -> GetInfoResponse:
         """Twin of `get_info`; awaiting it gives the answer."""
@@ -342,9 +414,16 @@ class TrainingClient:
     def _base_model(self) -> str:
         return self._info.model_name or self._info.model_data.model_name or ""
 
-    def _load(self, path: str, *, with_optimizer: bool) -> APIFuture[LoadWeightsResponse]:
+    def _load(
+        self, path: str, weights_access_token: str | None, *, with_optimizer: bool
+    ) -> APIFuture[LoadWeightsResponse]:
         return self._lane.request(
-            LoadWeightsRequest(model_id=self.model_id, path=path, optimizer=with_optimizer),
+            LoadWeightsRequest(
+                model_id=self.model_id,
+                path=path,
+                optimizer=with_optimizer,
+                weights_access_token=weights_access_token,
+            ),
             _LOAD_WEIGHTS,
             LoadWeightsResponse,
         )

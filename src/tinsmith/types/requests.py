@@ -20,12 +20,16 @@ __all__ = [
     "LoadWeightsRequest",
     "OptimStepRequest",
     "SampleRequest",
+    "SamplingClientKind",
     "SaveWeightsForSamplerRequest",
     "SaveWeightsRequest",
     "SessionHeartbeatRequest",
 ]
 
 UserMetadata = dict[str, Any]  # Any: the user's own JSON, kept and never read
+
+SamplingClientKind = Literal["snapshot", "inflight"]
+"""Weights that stay, or weights that later saves of the kind replace."""
 
 _Count = Annotated[int, allowed(lambda n: n >= 0, "must be 0 or more")]
 _NumSamples = Annotated[int, allowed(lambda n: n >= 1, "must be 1 or more")]
@@ -104,7 +108,7 @@ class SaveWeightsForSamplerRequest(RequestModel):
     model_id: str
     path: str | None = None
     sampling_session_seq_id: int | None = None
-    kind: Literal["snapshot", "inflight"] = "snapshot"
+    kind: SamplingClientKind = "snapshot"
     seq_id: int | None = None
     ttl_seconds: int | None = None
     user_metadata: UserMetadata | None = None

@@ -66,6 +66,7 @@ class RecordingServer:
         self.requests: list[Recorded] = []
         self.config: dict[str, Any] = {}
         self.metrics: Callable[[Any], dict[str, float]] = lambda request: {"loss:sum": 1.0}
+        self.sampled: Callable[[SampleResponse], SampleResponse] = lambda response: response
         self._scripts: dict[str, deque[Reply]] = defaultdict(deque)
         self._results: dict[str, tuple[str, Reply]] = {}
         self._held: dict[str, threading.Event] = {}
@@ -195,10 +196,14 @@ class RecordingServer:
             for sequence_id in ids
         ]
         prompt_logprobs = np.full(len(tokens), -1.0, np.float32)
-        prompt_logprobs[0] = np.nan
-        response = SampleResponse(
-            sequences=sequences,
-            prompt_logprobs_np=prompt_logprobs if body.get("prompt_logprobs") else None,
+        prompt_logprobs[: max(1, len(tokens) - (body.get("prompt_logprobs_last_n") or 0))] = np.nan
+        if not body.get("prompt_logprobs_last_n"):
+            prompt_logprobs[1:] = -1.0
+        response = self.sampled(
+            SampleResponse(
+                sequences=sequences,
+                prompt_logprobs_np=prompt_logprobs if body.get("prompt_logprobs") else None,
+            )
         )
         return self._promise(
             "asample",
@@ -277,6 +282,11 @@ def _json_result(path: str, body: dict[str, Any]) -> dict[str, Any]:
         return {"metrics": {"grad_norm": 1.0}}
     if path == "save_weights":
         return {"type": path, "path": f"tinker://{body['model_id']}/weights/{body['path']}"}
+    if path == "save_weights_external":
+        return {
+            "type": path,
+            "path": f"tinker://{body['model_id']}/external_weights/{body['path']}",
+        }
     if path == "save_weights_for_sampler":
         if "path" in body:
             return {"path": f"tinker://{body['model_id']}/sampler_weights/{body['path']}"}

@@ -1,11 +1,13 @@
 import asyncio
 
+import numpy as np
 import pytest
 
 from tests.unit.client.recording_server import DROP, RecordingServer, Reply
 from tinsmith.client import (
     APIConnectionError,
     APIError,
+    APIResponseValidationError,
     BadRequestError,
     RequestFailedError,
     RetryConfig,
@@ -13,7 +15,15 @@ from tinsmith.client import (
     ServiceClient,
 )
 from tinsmith.core.errors import UserError
-from tinsmith.types import ModelInput, SamplingParams
+from tinsmith.types import (
+    ModelInput,
+    PromptAltTokens,
+    SampledSequence,
+    SampleResponse,
+    SamplingParams,
+    TensorData,
+    TopkLogprobs,
+)
 
 PROMPT = ModelInput.from_ints([1, 2, 3])
 PARAMS = SamplingParams(max_tokens=4, temperature=0.0)
@@ -191,3 +201,129 @@ def test_a_sampling_client_says_what_it_is(sampling: SamplingClient) -> None:
     assert repr(sampling) == (
         "SamplingClient(sampling_session_id='S:sample:0', base_model='tinsmith/tiny')"
     )
+
+
+def test_the_options_of_a_sample_travel(server: RecordingServer, sampling: SamplingClient) -> None:
+    table = TopkLogprobs(np.full((3, 2), 5, np.int32), np.zeros((3, 2), np.float32))
+    tokens = TensorData.from_numpy(np.zeros((2, 4), np.int64))
+    logprobs = TensorData.from_numpy(np.zeros((2, 4), np.float32))
+
+    def full(response: SampleResponse) -> SampleResponse:
+        sequences = [
+            SampledSequence(
+                stop_reason=one.stop_reason,
+                sequence_id=one.sequence_id,
+                tokens_np=one.tokens_np,
+                topk_logprobs_np=table,
+            )
+            for one in response.sequences
+        ]
+        return SampleResponse(
+            sequences=sequences,
+            prompt_logprobs_np=response.prompt_logprobs_np,
+            topk_prompt_logprobs_np=table,
+            target_prompt_logprobs=logprobs,
+            prompt_alt_tokens=PromptAltTokens(tokens, logprobs),
+        )
+
+    server.sampled = full
+    ids = np.full((2, 5), -1, np.int64)
+    ids[1, 4] = 9
+    response = sampling.sample(
+        PROMPT,
+        1,
+        PARAMS,
+        include_prompt_logprobs=True,
+        topk_prompt_logprobs=2,
+        topk_sample_logprobs=2,
+        target_prompt_logprobs=TensorData.from_numpy_sparse(ids, pad_value=-1),
+        prompt_alt_tokens_k=4,
+        prompt_logprobs_last_n=1,
+    ).result(5)
+    assert response.prompt_logprobs == [None, None, -1.0]
+    assert response.prompt_alt_tokens == PromptAltTokens(tokens, logprobs)
+    assert response.sequences[0].topk_logprobs_np == table
+    body = server.of("asample")[0].json
+    assert body["target_prompt_logprobs"] == {
+        "data": [9],
+        "dtype": "int64",
+        "shape": [2, 5],
+        "sparse_crow_indices": [0, 0, 1],
+        "sparse_col_indices": [4],
+    }
+    names = ("topk_prompt_logprobs", "topk_sample_logprobs", "prompt_alt_tokens_k")
+    assert [body[name] for name in names] == [2, 2, 4]
+    assert (body["prompt_logprobs_last_n"], body["record_stability_info"]) == (1, False)
+
+
+async def test_the_end_of_a_prompt_can_be_scored_alone(
+    server: RecordingServer, sampling: SamplingClient
+) -> None:
+    assert await sampling.compute_logprobs(PROMPT, 1) == [None, None, -1.0]
+    assert await sampling.compute_logprobs_async(PROMPT, prompt_logprobs_last_n=2) == [
+        None,
+        -1.0,
+        -1.0,
+    ]
+    assert "prompt_logprobs_last_n" in server.of("asample")[0].json
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"prompt_alt_tokens_k": -1}, "prompt_alt_tokens_k=-1: must be 0 or more"),
+        ({"topk_sample_logprobs": -1}, "topk_sample_logprobs=-1: must be 0 or more"),
+        ({"prompt_logprobs_last_n": 1}, "no prompt logprobs to leave out"),
+        (
+            {"include_prompt_logprobs": True, "prompt_logprobs_last_n": 0},
+            "prompt_logprobs_last_n=0: must be 1 or more",
+        ),
+        (
+            {"target_prompt_logprobs": TensorData.from_numpy(np.zeros((2, 1), np.float32))},
+            r"float32 of shape \[2, 1\]; must be int64",
+        ),
+        (
+            {"target_prompt_logprobs": TensorData.from_numpy(np.zeros(2, np.int64))},
+            r"int64 of shape \[2\]; must be int64 of shape \[len\(prompt\) - 1, k\]",
+        ),
+    ],
+)
+def test_an_option_that_nobody_could_answer_is_refused_at_once(
+    server: RecordingServer,
+    sampling: SamplingClient,
+    options: dict[str, object],
+    complaint: str,
+) -> None:
+    with pytest.raises(UserError, match=complaint):
+        sampling.sample(PROMPT, 1, PARAMS, **options)  # type: ignore[arg-type]
+    assert server.of("asample") == []
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"topk_prompt_logprobs": 2}, "topk_prompt_logprobs was asked for"),
+        ({"topk_sample_logprobs": 2}, "topk_sample_logprobs was asked for"),
+        ({"prompt_alt_tokens_k": 2}, "prompt_alt_tokens_k was asked for"),
+        (
+            {"target_prompt_logprobs": TensorData.from_numpy(np.zeros((2, 1), np.int64))},
+            "target_prompt_logprobs was asked for",
+        ),
+    ],
+)
+def test_a_service_that_ignores_an_option_is_told_on(
+    sampling: SamplingClient, options: dict[str, object], complaint: str
+) -> None:
+    with pytest.raises(APIResponseValidationError, match=f"{complaint} and did not come"):
+        sampling.sample(PROMPT, 1, PARAMS, **options).result(5)  # type: ignore[arg-type]
+
+
+def test_logprobs_of_what_should_be_left_out_are_refused(
+    server: RecordingServer, sampling: SamplingClient
+) -> None:
+    server.sampled = lambda response: SampleResponse(
+        sequences=response.sequences, prompt_logprobs_np=np.array([np.nan, -1.0, -1.0], np.float32)
+    )
+    with pytest.raises(APIResponseValidationError, match="logprobs before that came"):
+        sampling.compute_logprobs(PROMPT, 1).result(5)
+    assert sampling.compute_logprobs(PROMPT, 2).result(5) == [None, -1.0, -1.0]

@@ -21,7 +21,7 @@ from tinsmith.client import (
 )
 from tinsmith.client.connection import ServiceConfig
 from tinsmith.core.errors import ConfigError, MissingExtraError, ServerError, UserError
-from tinsmith.types import AdamParams
+from tinsmith.types import AdamOptimizerConfig, AdamParams
 
 
 def test_nothing_is_sent_before_the_first_call(server: RecordingServer) -> None:
@@ -123,6 +123,37 @@ def test_a_model_is_made_from_a_saved_state_in_one_request(
     assert (second["optimizer"], second["base_model"]) == (True, "tinsmith/tiny")
     two.optim_step(AdamParams()).result(5)
     assert server.of("optim_step")[0].json["seq_id"] == 1
+
+
+def test_the_options_of_a_new_model_travel(server: RecordingServer, service: ServiceClient) -> None:
+    optimizer = AdamOptimizerConfig()
+    metadata = {"k": "v"}
+    service.create_training_client_from_state(
+        "tinker://a/weights/b", None, metadata, "token", optimizer
+    ).result(10)
+    service.create_training_client_from_state_with_optimizer(
+        "tinker://a/weights/b", weights_access_token="token"
+    ).result(10)
+    service.create_lora_training_client("tinsmith/tiny", optimizer=optimizer).result(10)
+    first, second = (request.json for request in server.of("load_weights"))
+    assert (first["user_metadata"], first["weights_access_token"]) == (metadata, "token")
+    assert (first["optimizer"], first["optimizer_config"]) == (False, {"type": "adamw"})
+    assert (second["optimizer"], second["weights_access_token"]) == (True, "token")
+    assert "optimizer_config" not in second
+    assert server.of("create_model")[0].json["optimizer_config"] == {"type": "adamw"}
+
+
+def test_project_and_tags_come_from_the_environment_unless_given(
+    server: RecordingServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TINKER_PROJECT_ID", "theirs")
+    monkeypatch.setenv("TINSMITH_TAGS", "b, a,,b")
+    for project_id in (None, "mine"):
+        with ServiceClient(base_url=server.url, project_id=project_id) as service:
+            service.create_lora_training_client("tinsmith/tiny").result(10)
+    sessions = [request.json for request in server.of("create_session")]
+    assert [session["project_id"] for session in sessions] == ["theirs", "mine"]
+    assert [session["tags"] for session in sessions] == [["b", "a"]] * 2
 
 
 @pytest.mark.parametrize(

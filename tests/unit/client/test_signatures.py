@@ -18,11 +18,13 @@ SIGNATURES = {
         "__init__": "user_metadata=None, project_id=None, *, display_name=None, base_url=None, "
         "api_key=None, default_headers_overrides=None, timeout=60.0, max_retries=10",
         "create_lora_training_client": "base_model, rank=32, seed=None, train_mlp=True, "
-        "train_attn=True, train_unembed=True, user_metadata=None",
-        "create_training_client_from_state": "path, base_model=None, user_metadata=None",
+        "train_attn=True, train_unembed=True, user_metadata=None, optimizer=None",
+        "create_training_client_from_state": "path, base_model=None, user_metadata=None, "
+        "weights_access_token=None, optimizer=None",
         "create_training_client_from_state_with_optimizer": "path, base_model=None, "
-        "user_metadata=None",
-        "create_sampling_client": "model_path=None, base_model=None, retry_config=None",
+        "user_metadata=None, weights_access_token=None",
+        "create_sampling_client": "model_path=None, base_model=None, retry_config=None, "
+        "record_stability_info=False",
         "create_rest_client": "",
         "copy_weights": "path, *, ttl_seconds=None, weights_access_token=None",
         "get_server_capabilities": "",
@@ -34,18 +36,21 @@ SIGNATURES = {
         "forward_backward_custom": "data, loss_fn, *, loss_type_input=None",
         "optim_step": "optim_params=None, *, adam_params=None",
         "save_state": "name, ttl_seconds=None, overwrite=False, user_metadata=None",
-        "load_state": "path",
-        "load_state_with_optimizer": "path",
+        "load_state": "path, weights_access_token=None",
+        "load_state_with_optimizer": "path, weights_access_token=None",
         "save_weights_for_sampler": "name, ttl_seconds=None, user_metadata=None",
-        "save_weights_and_get_sampling_client": "name=None, retry_config=None",
-        "create_sampling_client": "model_path, retry_config=None",
+        "save_weights_external": "name, ttl_seconds=None, age_encryption_recipients=None",
+        "save_weights_and_get_sampling_client": "name=None, retry_config=None, "
+        "record_stability_info=False, kind='snapshot'",
+        "create_sampling_client": "model_path, retry_config=None, record_stability_info=False",
         "get_info": "",
         "get_tokenizer": "",
     },
     SamplingClient: {
         "sample": "prompt, num_samples, sampling_params, include_prompt_logprobs=False, "
-        "topk_prompt_logprobs=0",
-        "compute_logprobs": "prompt",
+        "topk_prompt_logprobs=0, topk_sample_logprobs=0, target_prompt_logprobs=None, "
+        "prompt_alt_tokens_k=0, prompt_logprobs_last_n=None",
+        "compute_logprobs": "prompt, prompt_logprobs_last_n=None",
         "get_sampler_handle": "",
         "get_base_model": "",
         "get_tokenizer": "",

@@ -10,7 +10,7 @@ from tinsmith.client import (
     TrainingClient,
 )
 from tinsmith.core.errors import DataError, UserError
-from tinsmith.types import AdamParams, Datum, ImageAssetPointerChunk, ModelInput
+from tinsmith.types import AdamParams, Datum, ImageAssetPointerChunk, ModelInput, SamplingParams
 from tinsmith.types.codec import decode_forward_backward_request
 
 ADAM = AdamParams(learning_rate=1e-3)
@@ -222,6 +222,8 @@ def test_optim_step_takes_exactly_one_set_of_parameters(
 ) -> None:
     with pytest.raises(UserError, match="exactly one"):
         training.optim_step()
+    with pytest.raises(UserError, match="an AdamParams"):
+        training.optim_step({"learning_rate": 1e-3})  # type: ignore[arg-type]
     with pytest.raises(UserError, match="exactly one"):
         training.optim_step(ADAM, adam_params=ADAM)
     training.optim_step(adam_params=ADAM).result(5)
@@ -251,6 +253,61 @@ def test_saving_and_loading_say_what_the_protocol_says(
     assert [r.json["optimizer"] for r in server.of("load_weights")] == [False, True]
     assert [r.json["seq_id"] for r in server.of("load_weights")] == [2, 3]
     assert server.of("save_weights_for_sampler")[0].json["seq_id"] == 4
+
+
+def test_the_options_of_saving_and_loading_travel(
+    server: RecordingServer, training: TrainingClient
+) -> None:
+    training.save_state("a", 7200, True, {"k": "v"}).result(5)
+    training.save_weights_for_sampler("b", ttl_seconds=3600, user_metadata={"k": "v"}).result(5)
+    exported = training.save_weights_external("e", 3600, ["age1x"]).result(5)
+    assert exported.path == "tinker://S:train:0/external_weights/e"
+    training.load_state("tinker://a/weights/b", weights_access_token="t").result(5)
+    assert server.of("save_weights")[0].json == {
+        "model_id": "S:train:0",
+        "path": "a",
+        "seq_id": 1,
+        "ttl_seconds": 7200,
+        "overwrite": True,
+        "user_metadata": {"k": "v"},
+        "type": "save_weights",
+    }
+    assert server.of("save_weights_for_sampler")[0].json == {
+        "model_id": "S:train:0",
+        "path": "b",
+        "kind": "snapshot",
+        "seq_id": 2,
+        "ttl_seconds": 3600,
+        "user_metadata": {"k": "v"},
+        "type": "save_weights_for_sampler",
+    }
+    assert server.of("save_weights_external")[0].json == {
+        "model_id": "S:train:0",
+        "path": "e",
+        "seq_id": 3,
+        "ttl_seconds": 3600,
+        "age_encryption_recipients": ["age1x"],
+        "type": "save_weights_external",
+    }
+    assert server.of("load_weights")[0].json == {
+        "model_id": "S:train:0",
+        "seq_id": 4,
+        "path": "tinker://a/weights/b",
+        "optimizer": False,
+        "weights_access_token": "t",
+        "type": "load_weights",
+    }
+
+
+def test_a_sampling_client_may_follow_the_weights_and_record_what_it_sampled(
+    server: RecordingServer, training: TrainingClient
+) -> None:
+    sampling = training.save_weights_and_get_sampling_client(
+        kind="inflight", record_stability_info=True
+    ).result(5)
+    assert server.of("save_weights_for_sampler")[0].json["kind"] == "inflight"
+    sampling.sample(ModelInput.from_ints([1]), 1, SamplingParams(max_tokens=1)).result(5)
+    assert server.of("asample")[0].json["record_stability_info"] is True
 
 
 def test_a_sampling_client_of_the_current_weights_keeps_its_place_in_the_order(
