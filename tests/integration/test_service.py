@@ -224,7 +224,7 @@ def test_bad_datums_are_refused_by_field_and_index_and_harm_nothing(client: Wire
         ("optim_step", {}, "adam_params"),
         ("save_weights", {"path": "a/b"}, "path"),
         ("save_weights", {"path": ".."}, "path"),
-        ("save_weights", {"path": "a", "ttl_seconds": 3600}, "ttl_seconds"),
+        ("save_weights", {"path": "a", "ttl_seconds": 0}, "ttl_seconds"),
         ("save_weights_for_sampler", {}, "path"),
         ("save_weights_for_sampler", {"path": "a", "kind": "inflight"}, "kind"),
         ("load_weights", {"path": "tinker://r/sampler_weights/a"}, "path"),
@@ -352,6 +352,73 @@ def test_a_repeated_sample_is_one_request(client: WireClient) -> None:
     sampler = client.create_sampler(0, base_model=BASE_MODEL)
     first = client.asample(sampler, [1, 2], seq_id=0, num_samples=2)
     assert client.asample(sampler, [1, 2], seq_id=0, num_samples=2) == first
+
+
+def test_a_cancelled_sample_fails_at_once_and_the_others_go_on(client: WireClient) -> None:
+    sampler = client.create_sampler(0, base_model=BASE_MODEL)
+    long = {"max_tokens": 1500, "temperature": 1.0, "stop": []}
+    promises = [client.asample(sampler, [50, 51], seq_id=n, params=long) for n in (0, 1)]
+    started = time.perf_counter()
+    for _ in range(2):  # again is no mistake
+        answer = client.http.post("cancel_future", json={"request_id": promises[0]["request_id"]})
+        assert answer.status_code == 204
+    failure = client.failure(promises[0]["request_id"])
+    assert time.perf_counter() - started < 5.0
+    assert (failure["category"], failure["field"]) == ("user", "request_id")
+    assert "was cancelled" in failure["error"]
+    short = client.asample(sampler, [50, 51], seq_id=2)
+    assert client.samples(short["request_id"]).sequences[0].tokens
+    answer = client.http.post("cancel_future", json={"request_id": promises[1]["request_id"]})
+    assert answer.status_code == 204
+    client.failure(promises[1]["request_id"])
+    answer = client.http.post("cancel_future", json={"request_id": short["request_id"]})
+    assert answer.status_code == 204
+    assert client.samples(short["request_id"]).sequences[0].tokens  # what is done stays done
+    model = client.create_model()
+    step = model.forward_backward(make_data(64, 64))["request_id"]
+    assert client.post("cancel_future", expect=400, request_id=step)["field"] == "request_id"
+    assert client.output(step).loss > 0
+
+
+def test_a_batch_poll_tells_each_client_what_finished(client: WireClient) -> None:
+    sampler = client.create_sampler(0, base_model=BASE_MODEL)
+
+    def poll(after: int, clone_id: int = 0, **options: object) -> dict[str, Any]:
+        target = {
+            "type": "sampling_session",
+            "sampling_session_id": sampler,
+            "cloned_sampler_id": clone_id,
+        }
+        return client.post("retrieve_futures", target=target, prev_cursor=after, **options)
+
+    assert poll(0, timeout=0.0) == {"completions": [], "cursor": 0}
+    numbers = [
+        client.post("join_sampling_session", sampling_session_id=sampler)["client_counter"]
+        for _ in range(2)
+    ]
+    assert 1 <= numbers[0] < numbers[1]
+    ours = {client.asample(sampler, [50], seq_id=n)["request_id"] for n in range(3)}
+    seq_id = numbers[1] * 10**9
+    theirs = client.asample(sampler, [50], seq_id=seq_id)["request_id"]
+    found: dict[str, int] = {}
+    cursor = 0
+    while len(found) < 3:
+        answer = poll(cursor)
+        assert answer["completions"]
+        cursor = answer["cursor"]
+        for event in answer["completions"]:
+            assert event["state"] == "finished"
+            found[event["request_id"]] = event["response_payload_uncompressed_size"]
+    assert set(found) == ours
+    for request_id, size in found.items():
+        result = client.wait(request_id)
+        assert len(result) == size
+    assert poll(cursor, timeout=0.0, retrieved_request_ids=list(ours)) == {
+        "completions": [],
+        "cursor": cursor,
+    }
+    (event,) = poll(0, numbers[1])["completions"]
+    assert event["request_id"] == theirs
 
 
 def test_unloading_frees_the_model_and_leaves_its_checkpoints(client: WireClient) -> None:

@@ -21,6 +21,7 @@ from tinsmith.core.errors import EngineDiedError, TinsmithError
 from tinsmith.engine.jobs import BaseModelInfo, SampleJob, SampleResult
 from tinsmith.server.messages import (
     Call,
+    CancelSample,
     Command,
     EngineSettings,
     Ready,
@@ -94,6 +95,13 @@ class EngineClient:
         self._samples[job.job_id] = on_result
         self._outbox.put(job)
 
+    def cancel_sample(self, job_id: str, error: TinsmithError) -> None:
+        """Takes a sample back; its `on_result` gets the error."""
+        on_result = self._samples.pop(job_id, None)
+        if on_result is not None:
+            self._outbox.put(CancelSample(job_id))
+            on_result(SampleResult(job_id, error=error))
+
     async def stop(self, grace_s: float) -> None:
         """Lets the calls already sent finish for up to `grace_s` seconds, then ends the process."""
         if self.info is None:
@@ -138,7 +146,9 @@ class EngineClient:
                 self._calls.pop(call_id)(result)
             case list():
                 for result in message:
-                    self._samples.pop(result.job_id)(result)
+                    on_result = self._samples.pop(result.job_id, None)
+                    if on_result is not None:  # else it was cancelled meanwhile
+                        on_result(result)
             case Ready(info):
                 self.info = info
                 self._on_ready(info)

@@ -31,6 +31,7 @@ from tinsmith.engine.jobs import SampleJob, SampleResult
 from tinsmith.server.checkpoints import RECORD_FILE
 from tinsmith.server.messages import (
     Call,
+    CancelSample,
     Command,
     CreateAdapter,
     EngineSettings,
@@ -114,6 +115,8 @@ class EngineLoop:
                 self._calls.append(message)
             case SampleJob():
                 self._submit(message)
+            case CancelSample(job_id):
+                self._cancel(job_id)
             case Stop():
                 self._stopping = True
             case _:
@@ -125,6 +128,11 @@ class EngineLoop:
             self._sampling.add(job.job_id)
         except Exception as exc:  # noqa: BLE001 - request boundary: the job's future reports it
             self._send([SampleResult(job.job_id, error=_as_error(exc, "sample"))])
+
+    def _cancel(self, job_id: str) -> None:
+        if job_id in self._sampling:
+            self._sampling.discard(job_id)
+            self._engine.sampler.cancel(job_id)
 
     def _step_sampler(self) -> None:
         try:

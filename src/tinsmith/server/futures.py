@@ -141,6 +141,20 @@ class FutureStore:
             )
         return request_id
 
+    def is_pending(self, request_id: str) -> bool:
+        """Whether this process has accepted the request and not finished it.
+
+        Raises:
+            MissingError: it was never accepted here.
+        """
+        entry = self._entries.get(request_id)
+        if entry is not None:
+            return entry.outcome is None
+        parts = request_id.split("-")
+        if parts[0] != self._boot_id and not (len(parts) == 3 and len(parts[0]) == 12):
+            raise _missing(request_id)
+        return False
+
     def complete(self, request_id: str, outcome: Outcome) -> None:
         """Stores a result and wakes everyone who waits; a second result is ignored."""
         entry = self._entries.get(request_id)
@@ -186,6 +200,13 @@ class FutureStore:
         if entry.outcome is not None:
             entry.retrieved = True
         return entry.outcome
+
+    def note_retrieved(self, request_ids: list[str]) -> None:
+        """Lets results that a client has safely got go first when memory is short."""
+        for request_id in request_ids:
+            entry = self._entries.get(request_id)
+            if entry is not None and entry.outcome is not None:
+                entry.retrieved = True
 
     def close(self) -> None:
         """Wakes every waiter for a shutdown; pending results stay pending."""

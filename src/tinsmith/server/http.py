@@ -30,6 +30,9 @@ ModelT = TypeVar("ModelT", bound=RequestModel)
 OPEN_PATHS = frozenset({"/api/v1/healthz", "/api/v1/archives"})
 """Paths that need no key: one tells nothing, the other's links are signed."""
 
+ZSTD_PIECE_BYTES = 2**10
+"""Compressed bytes read at a time; even the worst of them unfold to 32 MiB past the cap only."""
+
 DRAIN_FACTOR = 4
 """How many times the cap is still read and thrown away, so that the client gets the answer."""
 
@@ -73,14 +76,22 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
 
 
 def _decompress(body: bytes, max_bytes: int) -> bytes:
+    """The content of one whole zstd frame: of a cut one, part of a batch could look like all."""
+    frame = zstandard.ZstdDecompressor(max_window_size=2**27).decompressobj()
+    plain = bytearray()
+    used = 0
     try:
-        with zstandard.ZstdDecompressor(max_window_size=2**27).stream_reader(body) as reader:
-            plain = reader.read(max_bytes + 1)
+        while used < len(body) and not frame.eof:
+            plain += frame.decompress(body[used : used + ZSTD_PIECE_BYTES])
+            used += ZSTD_PIECE_BYTES
+            if len(plain) > max_bytes:
+                raise _too_large(max_bytes)
     except (zstandard.ZstdError, MemoryError) as exc:
         raise RequestError(f"body: not a zstd frame: {exc}", field="body") from exc
-    if len(plain) > max_bytes:
-        raise _too_large(max_bytes)
-    return plain
+    if not frame.eof or frame.unused_data or used < len(body):
+        problem = "bytes follow it" if frame.eof else "its end is missing"
+        raise RequestError(f"body: not one whole zstd frame: {problem}", field="body")
+    return bytes(plain)
 
 
 def _too_large(max_bytes: int) -> TooLargeError:

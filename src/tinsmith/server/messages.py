@@ -1,7 +1,8 @@
 """What travels between the API process and an engine process: plain data, pickled.
 
 To the engine: `EngineSettings` first, then `Call` (one command, answered by one `Reply` with the
-same number, in order), `SampleJob` (answered by a `SampleResult` when it is done) and `Stop`.
+same number, in order), `SampleJob` (answered by a `SampleResult` when it is done), `CancelSample`
+and `Stop`.
 From the engine: `Ready` or `StartFailed`, then `Reply` and lists of `SampleResult`.
 """
 
@@ -102,6 +103,13 @@ class ReleaseSnapshot:
     """Frees a snapshot's memory; answered by None."""
 
     snapshot_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class CancelSample:
+    """Forget a sample; it is not answered."""
+
+    job_id: str
 
 
 Command = (

@@ -57,6 +57,55 @@ class OptimStepBody(RequestModel):
     type: Literal["optim_step"] = "optim_step"
 
 
+class CancelFutureRequest(RequestModel):
+    """cancel_future."""
+
+    request_id: str
+
+
+class JoinSamplingSessionRequest(RequestModel):
+    """join_sampling_session."""
+
+    sampling_session_id: str
+    type: Literal["join_sampling_session"] = "join_sampling_session"
+
+
+class SamplingTarget(RequestModel):
+    """One client of a sampling session."""
+
+    type: Literal["sampling_session"] = "sampling_session"
+    sampling_session_id: str
+    cloned_sampler_id: Annotated[int, Field(ge=0)] = 0
+
+
+class RetrieveFuturesRequest(RequestModel):
+    """retrieve_futures."""
+
+    target: SamplingTarget
+    prev_cursor: Annotated[int, Field(ge=0, le=2**53)] = 0
+    timeout: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    retrieved_request_ids: list[str] = []
+
+
+class TelemetryRequest(RequestModel):
+    """telemetry; only what is named here is ever looked at."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    events: list[TelemetryEvent]
+    session_id: str | None = None
+
+
+class TelemetryEvent(RequestModel):
+    """One event of a client; stack traces, messages and headers may hold keys and are not read."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    event: str
+    event_name: str | None = None
+    error_type: str | None = None
+
+
 class ScopeQuery(RequestModel):
     """Whose things are looked at."""
 

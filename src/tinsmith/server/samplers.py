@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from tinsmith.core.errors import TinsmithError
+import time
+
+from tinsmith.core.errors import TinsmithError, UserError
 from tinsmith.engine.jobs import SampleJob, SampleResult
 from tinsmith.server.base_models import BaseModelCatalog
 from tinsmith.server.checkpoints import CheckpointStore, parse_checkpoint_path
+from tinsmith.server.completions import Completion, CompletionFeeds
 from tinsmith.server.config import ServerLimits
 from tinsmith.server.engines import EnginePool, EngineUnit
 from tinsmith.server.errors import LostError, MissingError, OverloadedError, RequestError
@@ -15,6 +18,9 @@ from tinsmith.server.store import MemoryStore, SamplerRecord
 from tinsmith.server.validation import check_sample_request
 from tinsmith.types import CreateSamplingSessionRequest, SampleRequest
 from tinsmith.types.codec import encode_sample_response
+
+CLONE_EPOCH_S = 1_700_000_000
+CANCELLED = UserError("the sample was cancelled", field="request_id")
 
 
 class SamplerRegistry:
@@ -38,6 +44,9 @@ class SamplerRegistry:
         self._engines = engines
         self._checkpoints = checkpoints
         self._limits = limits
+        self._running: dict[str, EngineUnit] = {}
+        self._num_clones: dict[str, int] = {}
+        self.completions = CompletionFeeds(limits.result_keep_s)
 
     def open(self, body: CreateSamplingSessionRequest, *, digest: str) -> str:
         """Opens a sampling session; returns its id."""
@@ -102,14 +111,52 @@ class SamplerRegistry:
             prompt_logprobs=body.prompt_logprobs,
             topk_prompt_logprobs=body.topk_prompt_logprobs,
         )
-        self._start(job, record, unit)
+        self._start(job, record, unit, body.seq_id or 0)
         return request_id, _sequence_ids(request_id, body.num_samples)
+
+    def join(self, sampler_id: str) -> int:
+        """Numbers one more client of a sampling session, never twice, also after a restart."""
+        record = self._store.sampler(sampler_id)
+        self._sessions.touch(record.session_id)
+        number = max(self._num_clones.get(sampler_id, 0) + 1, int(time.time()) - CLONE_EPOCH_S)
+        self._num_clones[sampler_id] = number
+        return number
+
+    def cancel(self, request_id: str) -> None:
+        """Gives up a sample; one that is done stays done.
+
+        Raises:
+            MissingError: the request is unknown.
+            RequestError: it is no sample.
+        """
+        if not self._futures.is_pending(request_id):
+            return
+        unit = self._running.get(request_id)
+        if unit is None:
+            raise RequestError(
+                f"request_id={request_id!r}: is no sample; must be the request of a sample",
+                field="request_id",
+                hint="training requests run in their order; unload the model to drop them",
+            )
+        error = UserError(f"request_id={request_id!r}: was cancelled", field="request_id")
+        self._futures.fail(request_id, error)  # also where it still waits for its weights
+        unit.client.cancel_sample(request_id, error)
+
+    async def wait_completions(
+        self, sampler_id: str, clone_id: int, *, after: int, hold_s: float
+    ) -> tuple[list[Completion], int]:
+        """What finished for one client of a sampling session, and the new cursor."""
+        record = self._store.sampler(sampler_id)
+        self._sessions.touch(record.session_id)
+        return await self.completions.wait(sampler_id, clone_id, after=after, hold_s=hold_s)
 
     def end_session(self, session_id: str) -> None:
         """Drops a session's samplers, and the snapshots that only they used."""
         ended = [s for s in self._store.samplers.values() if s.session_id == session_id]
         for record in ended:
             del self._store.samplers[record.sampler_id]
+            self._num_clones.pop(record.sampler_id, None)
+        self.completions.forget({record.sampler_id for record in ended})
         in_use = {record.snapshot_id for record in self._store.samplers.values()}
         for record in ended:
             if record.unit is not None and record.snapshot_id not in in_use:
@@ -178,32 +225,42 @@ class SamplerRegistry:
             )
         return record.unit
 
-    def _start(self, job: SampleJob, record: SamplerRecord, unit: EngineUnit) -> None:
+    def _start(self, job: SampleJob, record: SamplerRecord, unit: EngineUnit, seq_id: int) -> None:
         snapshot_id = record.snapshot_id
+        self._running[job.job_id] = unit
+
+        def finish(result: SampleResult) -> None:
+            del self._running[job.job_id]
+            size_bytes = self._finish(result)
+            self.completions.add(record.sampler_id, seq_id, job.job_id, size_bytes)
 
         def on_result(result: SampleResult) -> None:
             if snapshot_id is not None:
                 unit.snapshots.release(snapshot_id)
-            self._finish(result)
+            finish(result)
 
         def on_acquired(error: TinsmithError | None) -> None:
-            if error is None:
-                unit.client.sample(job, on_result)
+            if error is not None:
+                finish(SampleResult(job.job_id, error=error))
+            elif not self._futures.is_pending(job.job_id):  # cancelled meanwhile
+                on_result(SampleResult(job.job_id, error=CANCELLED))
             else:
-                self._futures.fail(job.job_id, error)
+                unit.client.sample(job, on_result)
 
         if snapshot_id is None:
             unit.client.sample(job, on_result)
         else:
             unit.snapshots.acquire(snapshot_id, record.directory, on_acquired)
 
-    def _finish(self, result: SampleResult) -> None:
+    def _finish(self, result: SampleResult) -> int | None:
+        """Stores a result; returns its size in bytes, None for a failure."""
         if result.response is not None:
             body = encode_sample_response(result.response)
             self._futures.complete(result.job_id, Outcome(body, PROTOBUF_TYPE))
-        else:
-            assert result.error is not None
-            self._futures.fail(result.job_id, result.error)
+            return len(body)
+        assert result.error is not None
+        self._futures.fail(result.job_id, result.error)
+        return None
 
 
 def _sequence_ids(request_id: str, num_samples: int) -> list[str]:

@@ -105,10 +105,15 @@ class Service:
         await self.checkpoint_admin.reap()
         return lock
 
+    def release_polls(self) -> None:
+        """Lets go of everyone who waits for a result."""
+        self.futures.close()
+        self.samplers.completions.close()
+
     async def _stop(self) -> None:
         self.store.is_closing = True
         self.sessions.close()
-        self.futures.close()
+        self.release_polls()
         await self.checkpoint_admin.close()
         await self.engines.close()
         with contextlib.suppress(ServerError):  # the database is away: the next start settles it

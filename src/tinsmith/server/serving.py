@@ -39,7 +39,7 @@ class _Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Lets go of long polls, then closes connections and engines."""
-        self._service.futures.close()
+        self._service.release_polls()
         await super().shutdown(sockets)
 
     @contextlib.contextmanager

@@ -89,7 +89,7 @@ def lane_position(raw: bytes, media_type: str) -> tuple[str, int] | None:
         else:
             body = json.loads(raw)
             found = (body["model_id"], body["seq_id"])
-    except (DecodeError, ValueError, KeyError, TypeError):
+    except (DecodeError, ValueError, KeyError, TypeError, RecursionError):
         return None
     model_id, seq_id = found
     if isinstance(model_id, str) and isinstance(seq_id, int):

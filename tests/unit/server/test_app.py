@@ -38,10 +38,37 @@ def start(tmp_path: Path) -> Start:
 async def test_health_config_and_telemetry(start: Start) -> None:
     async with start() as (_, client):
         assert (await client.get("healthz")).json() == {"status": "ok"}
-        for path in ("client/config", "client/dynamic_config"):
-            assert (await client.post(path, json={"sdk_version": "1", "new": 1})).json() == {}
-        answer = await client.post("telemetry", json={"events": [{"secret": "tml-key"}]})
+        for path, expected in (
+            ("client/config", {}),
+            ("client/dynamic_config", {"sample_cancel_enabled": True}),
+        ):
+            answer = await client.post(path, json={"sdk_version": "1", "new": 1})
+            assert answer.json() == expected
+
+
+async def test_telemetry_is_accepted_and_nothing_of_it_is_kept(
+    start: Start, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def stored() -> list[bytes]:
+        return [file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()]
+
+    caplog.set_level("DEBUG")
+    secret = "tml-" + "very-secret" * 3
+    event = {"event": "UNHANDLED_EXCEPTION", "error_type": "ValueError", "error_message": secret}
+    event |= {"traceback": secret, "event_data": {"x-api-key": secret}, "severity": "ERROR"}
+    other = {"event": "UNHANDLED_EXCEPTION", "error_type": f"{secret} x", "event_name": secret}
+    async with start() as (_, client):
+        body = {"events": [event, other], "session_id": "s", "platform": "Linux"}
+        answer = await client.post("telemetry", json=body)
         assert answer.json() == {"status": "accepted"}
+        for bad in ({}, {"events": 1}, {"events": [1]}, {"events": [{"event": None}]}):
+            refused = await client.post("telemetry", json=bad)
+            assert refused.status_code == 400
+            assert refused.json()["field"].startswith("events")
+    assert "a client reports ValueError" in caplog.text
+    assert secret not in caplog.text
+    assert stored()
+    assert not [content for content in stored() if b"very-secret" in content]
 
 
 async def test_capabilities_name_the_bundled_model(start: Start, tiny_dir: Path) -> None:
@@ -82,6 +109,22 @@ async def test_sessions_open_beat_and_finish(start: Start) -> None:
         ("get_info", {"model_id": "none"}, 404, "model_id"),
         ("optim_step", {"model_id": "none", "seq_id": 1}, 404, "model_id"),
         ("retrieve_future", {"request_id": "none"}, 404, "request_id"),
+        ("cancel_future", {"request_id": "none"}, 404, "request_id"),
+        ("cancel_future", {}, 400, "request_id"),
+        ("join_sampling_session", {"sampling_session_id": "x"}, 404, "sampling_session_id"),
+        ("retrieve_futures", {"target": {}}, 400, "target.sampling_session_id"),
+        (
+            "retrieve_futures",
+            {"target": {"sampling_session_id": "x"}, "timeout": 0.0},
+            404,
+            "sampling_session_id",
+        ),
+        (
+            "retrieve_futures",
+            {"target": {"sampling_session_id": "x"}, "prev_cursor": -1},
+            400,
+            "prev_cursor",
+        ),
         ("weights_info", {"tinker_path": "nonsense"}, 400, "tinker_path"),
         ("weights_info", {"tinker_path": "tinker://r/weights/a"}, 404, "tinker_path"),
         ("load_weights", {"path": "tinker://r/weights/a"}, 400, "model_id"),

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+
 from fastapi import APIRouter, Request, Response
 
 from tinsmith.server.http import json_response, parse_json, read_body
-from tinsmith.server.requests import ClientConfigRequest
+from tinsmith.server.requests import ClientConfigRequest, TelemetryRequest
 from tinsmith.server.service import Service
+
+logger = logging.getLogger(__name__)
 
 
 def make_router(service: Service) -> APIRouter:
@@ -23,15 +27,22 @@ def make_router(service: Service) -> APIRouter:
         return json_response(service.capabilities())
 
     @router.post("/client/config")
-    @router.post("/client/dynamic_config")
     async def client_config(request: Request) -> Response:
         parse_json(ClientConfigRequest, await read_body(request, max_bytes))
         return json_response({})  # the protocol's defaults suit us
 
+    @router.post("/client/dynamic_config")
+    async def dynamic_config(request: Request) -> Response:
+        parse_json(ClientConfigRequest, await read_body(request, max_bytes))
+        return json_response({"sample_cancel_enabled": True})  # abandoned samples cost time
+
     @router.post("/telemetry")
     async def telemetry(request: Request) -> Response:
-        # Read and thrown away: clients put stack traces and API keys into it.
-        await read_body(request, max_bytes)
+        body = parse_json(TelemetryRequest, await read_body(request, max_bytes))
+        for event in body.events:
+            # Nothing else of an event is looked at: clients put stack traces and API keys into it.
+            if event.error_type is not None and event.error_type.isidentifier():
+                logger.info("a client reports %s", event.error_type[:80])
         return json_response({"status": "accepted"})
 
     return router

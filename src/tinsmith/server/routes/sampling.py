@@ -6,6 +6,7 @@ from fastapi import APIRouter, Request, Response
 
 from tinsmith.core.ids import content_hash
 from tinsmith.server.http import json_response, parse_json, read_body
+from tinsmith.server.requests import JoinSamplingSessionRequest
 from tinsmith.server.service import Service
 from tinsmith.types import CreateSamplingSessionRequest, SampleRequest
 
@@ -26,6 +27,12 @@ def make_router(service: Service) -> APIRouter:
     @router.get("/samplers/{sampler_id}")
     async def get_sampler(sampler_id: str) -> Response:
         return json_response(service.samplers.describe(sampler_id))
+
+    @router.post("/join_sampling_session")
+    async def join_sampling_session(request: Request) -> Response:
+        body = parse_json(JoinSamplingSessionRequest, await read_body(request, max_bytes))
+        number = service.samplers.join(body.sampling_session_id)
+        return json_response({"type": "join_sampling_session", "client_counter": number})
 
     @router.post("/asample")
     async def asample(request: Request) -> Response:
