@@ -20,9 +20,10 @@ from tests.unit.engine.training_reference import (
     succeed,
 )
 from tinsmith.core.errors import ConfigError
+from tinsmith.engine.adapters import AdapterSnapshot
 from tinsmith.engine.engine import Engine
 from tinsmith.engine.jobs import OptimStepJob
-from tinsmith.engine.lora import Segment
+from tinsmith.engine.lora import LoraPair, Segment
 from tinsmith.types import AdamParams, LoraConfig
 
 
@@ -173,6 +174,45 @@ def test_snapshots_are_immutable_and_addressed_by_content(engine: Engine, tmp_pa
     engine.release_snapshot(second)
     assert second not in engine.snapshots
     assert engine.load_snapshot(tmp_path / "second") == second
+
+
+def test_everything_that_a_snapshot_computes_with_is_in_its_id() -> None:
+    def snapshot_id(
+        *,
+        base: str = "base",
+        name: str = "q_proj",
+        a: float = 1.0,
+        b: float = 2.0,
+        scale: float = 8.0,
+    ) -> str:
+        pair = LoraPair(torch.full((4, 3), a), torch.full((5, 4), b), scale)
+        config = LoraConfig(rank=4)
+        return AdapterSnapshot.from_weights({name: pair}, lora_config=config, base_model=base).id
+
+    changes: list[dict[str, Any]] = [
+        {"base": "other"},
+        {"name": "k_proj"},
+        {"a": 1.5},
+        {"b": 2.5},
+        {"scale": 4.0},
+    ]
+    ids = {snapshot_id(), *(snapshot_id(**change) for change in changes)}
+    assert len(ids) == 1 + len(changes)
+    assert snapshot_id() in ids
+
+
+@pytest.mark.parametrize("rank", [1, 4, 64])
+def test_alpha_is_32_for_every_rank(model_dir: Path, tmp_path: Path, rank: int) -> None:
+    # The value of Tinker's service: learning rates carry over only if products scale alike.
+    engine = Engine(str(model_dir))
+    engine.create_adapter("a", LoraConfig(rank=rank))
+    snapshot = engine.snapshots[engine.save_sampler_weights("a", tmp_path / "adapter")]
+    assert {pair.scale for pair in snapshot.weights.values()} == {32 / rank}
+    assert {
+        pair.scale for pair in engine.adapter("a").make_pass(backward=False).weights.values()
+    } == {32 / rank}
+    config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    assert (config["lora_alpha"], config["r"]) == (32, rank)
 
 
 def test_using_a_snapshot_never_touches_training(engine: Engine, tmp_path: Path) -> None:
