@@ -1,8 +1,9 @@
 """The rows being decoded: who is in which slot, what each has drawn, and when it ends.
 
 A row keeps one storage index for life; `order` says which storage index is in which slot. Slots of
-one snapshot lie side by side, and membership changes move as few of them as possible. All state
-that a step touches is in NumPy arrays over storage indices, so a step has no loop over rows.
+one snapshot lie side by side, and within them those of one shared prompt; membership changes move
+as few of them as possible. All state that a step touches is in NumPy arrays over storage indices,
+so a step has no loop over rows.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from tinsmith.engine.decoder import SharedPrompt
 from tinsmith.engine.sample_state import JobState
 from tinsmith.engine.stopping import TextWatch
 from tinsmith.engine.token_choice import ChoiceSettings, Chosen, uniforms
@@ -73,6 +75,8 @@ class DecodeRows:
         """By storage index."""
         self.lengths: IntArray = np.zeros(capacity, np.int64)
         """Positions that each row has in the cache (its next token's position)."""
+        self.offsets: IntArray = np.zeros(capacity, np.int64)
+        """Positions of each row that lie in a shared prompt rather than in its slot."""
         self.last: IntArray = np.zeros(capacity, np.int64)
         """Token drawn last, not in the cache yet."""
         self._counts: IntArray = np.zeros(capacity, np.int64)
@@ -122,17 +126,32 @@ class DecodeRows:
             self._counts[index] = 1
             self._limits[index] = entry.state.max_new
             self.lengths[index] = entry.state.prompt.size
+            self.offsets[index] = entry.state.prompt.size - entry.state.num_in_slot
             new.append(index)
         moves, self.order = self._arrange(kept, new)
         self._batch = None
         return moves
 
     def positions_needed(self) -> int:
-        """Positions that the longest row will take at most."""
+        """Positions of a slot that the longest row will take at most."""
         live = self.order
         if live.size == 0:
             return 0
-        return int((self.lengths[live] + self._limits[live] - self._counts[live]).max())
+        own = self.lengths[live] - self.offsets[live]
+        return int((own + self._limits[live] - self._counts[live]).max())
+
+    def shared_prompts(self) -> list[SharedPrompt]:
+        """Rows that read their prompt from one block."""
+        runs: list[SharedPrompt] = []
+        for slot, entry in enumerate(self.live()):
+            block = entry.state.block
+            if not entry.state.shares_block or block is None:
+                continue
+            if runs and runs[-1].block is block:
+                runs[-1] = SharedPrompt(runs[-1].start, slot + 1, block)
+            else:
+                runs.append(SharedPrompt(slot, slot + 1, block))
+        return runs
 
     def uniforms(self) -> npt.NDArray[np.float64]:
         """Each slot's random number for its next token."""
@@ -197,16 +216,19 @@ class DecodeRows:
         self, kept: Sequence[tuple[int, int]], new: Sequence[int]
     ) -> tuple[Moves, IntArray]:
         """Lay groups out one after another, leaving rows where they are if they may stay."""
-        members: dict[str, list[tuple[int | None, int]]] = {}
+        groups: dict[str, dict[str, list[tuple[int | None, int]]]] = {}
         for slot, index in [*kept, *[(None, index) for index in new]]:
             entry = self.entries[index]
             assert entry is not None
-            members.setdefault(entry.state.group, []).append((slot, index))
+            state = entry.state
+            sharing = state.job.job_id if state.shares_block else ""
+            groups.setdefault(state.group, {}).setdefault(sharing, []).append((slot, index))
+        members = [rows for group in groups.values() for rows in group.values()]
         order = np.empty(len(kept) + len(new), np.int64)
         moves = Moves([], [], [])
         entered: dict[int, int] = {}
         start = 0
-        for rows in members.values():
+        for rows in members:
             free = set(range(start, start + len(rows)))
             free -= {slot for slot, _ in rows if slot is not None}
             targets = iter(sorted(free))

@@ -13,7 +13,7 @@ from torch import Tensor
 from tinsmith.engine.adapters import AdapterSnapshot
 from tinsmith.engine.kv_cache import CacheShape, PromptBlock, SlotCache
 
-__all__ = ["Decoder", "SnapshotRows"]
+__all__ = ["DecodeBatch", "Decoder", "SharedPrompt", "SnapshotRows"]
 
 
 class SnapshotRows(NamedTuple):
@@ -24,10 +24,34 @@ class SnapshotRows(NamedTuple):
     snapshot: AdapterSnapshot | None
 
 
+class SharedPrompt(NamedTuple):
+    """Neighbouring rows whose prompt is read from one block; their slots hold what follows it."""
+
+    start: int
+    stop: int
+    block: PromptBlock
+
+
+class DecodeBatch(NamedTuple):
+    """One new token in each of slots [0, B)."""
+
+    tokens: Tensor
+    """[B]."""
+    positions: Tensor
+    """[B], in the sequence."""
+    places: Tensor
+    """[B], in the slot: less than the position by the length of a shared prompt."""
+    length: int
+    """Places of every slot to look at; the mask says which of them a row has."""
+    prompts: Sequence[SharedPrompt]
+
+
 class Decoder(Protocol):
     """Runs a model over prompts and over the rows of a slot cache."""
 
     shape: CacheShape
+    shares_prompts: bool
+    """Whether `decode` understands shared prompts."""
 
     def route(self, rows: Sequence[SnapshotRows], num_rows: int) -> Any:
         """What the three calls below need to know about who owns which row; reusable."""
@@ -41,13 +65,10 @@ class Decoder(Protocol):
         """
         ...
 
-    def decode(
-        self, tokens_B: Tensor, positions_B: Tensor, cache: SlotCache, length: int, routing: Any
-    ) -> Tensor:
-        """Hidden states [B, H] of one new token in each of slots [0, B).
+    def decode(self, batch: DecodeBatch, cache: SlotCache, routing: Any) -> Tensor:
+        """Hidden states [B, H] of the new tokens, whose keys and values enter the cache.
 
-        Writes the token's keys and values at `positions_B`, whose mask is already 0, and attends to
-        the first `length` positions of every slot.
+        The mask of the new places is 0 already.
         """
         ...
 

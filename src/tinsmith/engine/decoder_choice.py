@@ -13,7 +13,7 @@ import torch
 
 from tinsmith.core.errors import ConfigError
 from tinsmith.engine.base_model import BaseModel
-from tinsmith.engine.decoder import Decoder, SnapshotRows
+from tinsmith.engine.decoder import DecodeBatch, Decoder, SnapshotRows
 from tinsmith.engine.hf_decoder import HfDecoder
 from tinsmith.engine.jobs import EngineLimits
 from tinsmith.engine.kv_cache import PromptBlock, SlotCache
@@ -64,12 +64,12 @@ def reproduces(base: BaseModel, decoder: Decoder) -> bool:
         cache = SlotCache(decoder.shape)
         cache.reserve(2, length, max_slots=2)
         for slot in range(2):
-            cache.write([slot], block.row(slot, split))
+            cache.write(slot, block.row(slot, split))
         for position in range(split, length):
             cache.mask[:2, position] = 0
-            positions = torch.full((2,), position, device=base.device)
-            step = decoder.decode(tokens[:, position], positions, cache, position + 1, routing)
-            hidden.append(step[:, None])
+            places = torch.full((2,), position, device=base.device)
+            batch = DecodeBatch(tokens[:, position], places, places, position + 1, [])
+            hidden.append(decoder.decode(batch, cache, routing)[:, None])
         whole = torch.cat(hidden, 1).flatten(0, 1)
         wide = decoder.route([SnapshotRows(0, 2 * length, None)], 2 * length)
         found = decoder.logits(whole, wide).float().view_as(expected)

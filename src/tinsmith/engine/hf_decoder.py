@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache, DynamicCache
 
 from tinsmith.engine.base_model import BaseModel
-from tinsmith.engine.decoder import SnapshotRows
+from tinsmith.engine.decoder import DecodeBatch, SnapshotRows
 from tinsmith.engine.jobs import EngineLimits
 from tinsmith.engine.kv_cache import CacheShape, PromptBlock, SlotCache
 from tinsmith.engine.lora import Segment
@@ -63,6 +63,8 @@ class _Window(Cache):
 
 class HfDecoder:
     """Decodes any dense Hugging Face causal LM. Build it with `build`."""
+
+    shares_prompts = False
 
     def __init__(self, base: BaseModel, shape: CacheShape) -> None:
         self._base = base
@@ -112,20 +114,13 @@ class HfDecoder:
         window = _Window(past.data, rows, start, None)
         return self._forward(tokens_BT, positions[None], distance, window, routing)
 
-    def decode(
-        self,
-        tokens_B: Tensor,
-        positions_B: Tensor,
-        cache: SlotCache,
-        length: int,
-        routing: tuple[Segment, ...],
-    ) -> Tensor:
+    def decode(self, batch: DecodeBatch, cache: SlotCache, routing: tuple[Segment, ...]) -> Tensor:
         """See `Decoder.decode`."""
-        rows = tokens_B.shape[0]
-        distance = positions_B[:, None] - torch.arange(length, device=tokens_B.device)
-        window = _Window(cache.data, rows, length, positions_B)
+        positions = batch.positions[:, None]
+        distance = positions - torch.arange(batch.length, device=positions.device)
+        window = _Window(cache.data, positions.shape[0], batch.length, batch.places)
         hidden = self._forward(
-            tokens_B[:, None], positions_B[:, None], distance[:, None, None], window, routing
+            batch.tokens[:, None], positions, distance[:, None, None], window, routing
         )
         return hidden[:, 0]
 

@@ -71,6 +71,11 @@ class PromptBlock:
         """Positions held."""
         return self.data.shape[4]
 
+    @property
+    def num_bytes(self) -> int:
+        """Memory held."""
+        return self.data.numel() * self.data.dtype.itemsize
+
     def row(self, index: int, length: int) -> PromptBlock:
         """One prompt's own copy, cut to its length."""
         return PromptBlock(self.data[:, :, index : index + 1, :, :length].clone())
@@ -113,13 +118,12 @@ class SlotCache:
         self.data = self.shape.allocate(0, 0)
         self.mask = self.mask.new_empty(0, 0)
 
-    def write(self, slots: Sequence[int], block: PromptBlock) -> None:
-        """Copy a prompt into slots, which then hold it and nothing else."""
-        length = block.length
-        for slot in slots:
-            self.data[:, :, slot, :, :length] = block.data[:, :, 0]
-            self.mask[slot, :length] = 0
-            self.mask[slot, length:] = -torch.inf
+    def write(self, slot: int, block: PromptBlock | None) -> None:
+        """Copy a prompt into a slot, which then holds it and nothing else; None empties it."""
+        self.mask[slot] = -torch.inf
+        if block is not None:
+            self.data[:, :, slot, :, : block.length] = block.data[:, :, 0]
+            self.mask[slot, : block.length] = 0
 
     def move(self, sources: Sequence[int], targets: Sequence[int]) -> None:
         """Copy slots to other slots, as if all at once."""

@@ -10,8 +10,8 @@ Where they go: a query/key norm's weight, the rotary sign and the attention scal
 the cosine and sine factors of a step, all layers at once; residual sums ride on the products
 (addmm); new keys and values reach the cache in one write.
 
-Shapes: B rows, T positions, N rows times positions, H hidden, Q query heads, G key/value heads,
-D head size, L layers.
+Shapes: B rows, T positions, P cached positions, N rows times positions, H hidden, Q query heads,
+G key/value heads, D head size, L layers.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from torch.nn import functional
 
 from tinsmith.engine.adapters import AdapterSnapshot
 from tinsmith.engine.base_model import BaseModel
-from tinsmith.engine.decoder import SnapshotRows
+from tinsmith.engine.decoder import DecodeBatch, SharedPrompt, SnapshotRows
 from tinsmith.engine.jobs import EngineLimits
 from tinsmith.engine.kv_cache import CacheShape, PromptBlock, SlotCache
 from tinsmith.engine.packed_lora import (
@@ -127,6 +127,7 @@ class LeanDecoder:
         self._eps = float(config.rms_norm_eps)
         self._norm = _NormWeight.of(trunk.norm.weight, self._eps)
         self._window = _window(config, base.info.max_context_length)
+        self.shares_prompts = self._window is None
         self._query_heads = int(config.num_attention_heads)
         self.shape = CacheShape(
             num_layers=len(layers),
@@ -221,43 +222,40 @@ class LeanDecoder:
         hidden = self._run(tokens_BT.reshape(-1), turns, attend, routing, length)
         return hidden.view(rows, length, -1)
 
-    def decode(
-        self,
-        tokens_B: Tensor,
-        positions_B: Tensor,
-        cache: SlotCache,
-        length: int,
-        routing: _Routing,
-    ) -> Tensor:
+    def decode(self, batch: DecodeBatch, cache: SlotCache, routing: _Routing) -> Tensor:
         """See `Decoder.decode`."""
-        rows = tokens_B.shape[0]
+        rows = batch.tokens.shape[0]
         self._use_copies(routing, rows)
-        groups, size = self.shape.num_heads, self.shape.head_size
-        view = self._view(cache, rows, length)
-        places = (view.first + positions_B[:, None]).view(-1)
-        mask = cache.mask[:rows, None, None, :length]
-        if self._window is not None:
-            far = (
-                torch.arange(length, device=tokens_B.device) <= positions_B[:, None] - self._window
-            )
-            mask = mask.masked_fill(far[:, None, None], -torch.inf)
-        query_heads = self._query_heads
+        groups, size, heads = self.shape.num_heads, self.shape.head_size, self._query_heads
+        view = self._view(cache, rows, batch.length)
+        flat_places = (view.first + batch.places[:, None]).view(-1)
+        mask = self._row_mask(batch, cache)
 
         def attend(index: int, qkv: Tensor) -> Tensor:
             flat, keys, values = view.layers[index]
-            flat.index_copy_(0, places, qkv[:, query_heads * size :].reshape(-1, size))
+            flat.index_copy_(0, flat_places, qkv[:, heads * size :].reshape(-1, size))
             # Query heads that share keys act as query positions: one mask fits all of them.
-            out = functional.scaled_dot_product_attention(
-                qkv[:, : query_heads * size].view(rows, groups, -1, size),
-                keys,
-                values,
-                attn_mask=mask,
-                scale=1.0,
-            )
-            return out.view(rows, -1)
+            query = qkv[:, : heads * size].view(rows, groups, -1, size)
+            if not batch.prompts:
+                out = functional.scaled_dot_product_attention(
+                    query, keys, values, attn_mask=mask, scale=1.0
+                )
+                return out.view(rows, -1)
+            parts: list[Tensor] = []
+            for start, stop, block in _runs(batch.prompts, rows):
+                own = keys[start:stop], values[start:stop], mask[start:stop]
+                if block is None:
+                    out = functional.scaled_dot_product_attention(
+                        query[start:stop], own[0], own[1], attn_mask=own[2], scale=1.0
+                    )
+                else:
+                    prompt = block.data[index, :, 0]
+                    out = _attend_shared(query[start:stop], prompt, own)
+                parts.append(out.view(stop - start, -1))
+            return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-        turns = self._fold(self._turns(positions_B))
-        return self._run(tokens_B, turns, attend, routing, 1)
+        turns = self._fold(self._turns(batch.positions))
+        return self._run(batch.tokens, turns, attend, routing, 1)
 
     def logits(self, hidden_NH: Tensor, routing: _Routing) -> Tensor:
         """See `Decoder.logits`."""
@@ -388,6 +386,15 @@ class LeanDecoder:
         stacked = torch.stack(factors)
         return stacked, stacked.roll(size // 2, dims=-1).contiguous()
 
+    def _row_mask(self, batch: DecodeBatch, cache: SlotCache) -> Tensor:
+        """[B, 1, 1, P], additive: what each row has, and nearer than the window if there is one."""
+        mask = cache.mask[: batch.tokens.shape[0], None, None, : batch.length]
+        if self._window is None:
+            return mask
+        place = torch.arange(batch.length, device=self.shape.device)
+        far = place <= batch.positions[:, None] - self._window
+        return mask.masked_fill(far[:, None, None], -torch.inf)
+
     def _chunk_mask(self, start: int, stop: int) -> Tensor:
         """[T, stop], additive: causal, and nearer than the window if there is one."""
         device = self.shape.device
@@ -415,6 +422,43 @@ class LeanDecoder:
         found = self._copies.find(None if solo is None else solo.id, packed, num_rows)
         if found is not None:
             routing.owner, routing.products = found
+
+
+def _runs(prompts: Sequence[SharedPrompt], rows: int) -> list[tuple[int, int, PromptBlock | None]]:
+    """Rows [0, rows) in order: those of each shared prompt, and those between."""
+    runs: list[tuple[int, int, PromptBlock | None]] = []
+    done = 0
+    for start, stop, block in prompts:
+        if done < start:
+            runs.append((done, start, None))
+        runs.append((start, stop, block))
+        done = stop
+    if done < rows:
+        runs.append((done, rows, None))
+    return runs
+
+
+def _attend_shared(query: Tensor, prompt: Tensor, own: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+    """Attention of rows that share a prompt: its keys and values are read once for all of them.
+
+    Source: Juravsky et al., "Hydragen" (2024), with one softmax over both parts.
+
+    Args:
+        query: [B, G, R, D], R queries a key head, scaled.
+        prompt: [2, G, P, D], keys and values of the prompt.
+        own: keys and values [B, G, S, D] of what follows, and their mask [B, 1, 1, S].
+    """
+    keys, values, mask = own
+    rows, groups, repeats, size = query.shape
+    length = prompt.shape[2]
+    # All rows' queries against the prompt are one matrix a key head.
+    joint = query.transpose(0, 1).reshape(groups, rows * repeats, size)
+    scores = torch.bmm(joint, prompt[0].transpose(1, 2)).view(groups, rows, repeats, length)
+    own_scores = torch.matmul(query, keys.transpose(2, 3)) + mask
+    weights = torch.softmax(torch.cat((scores.transpose(0, 1), own_scores), -1), -1)
+    joint = weights[..., :length].transpose(0, 1).reshape(groups, rows * repeats, length)
+    out = torch.bmm(joint, prompt[1]).view(groups, rows, repeats, size).transpose(0, 1)
+    return torch.matmul(weights[..., length:], values) + out
 
 
 def _window(config: Any, max_context_length: int) -> int | None:

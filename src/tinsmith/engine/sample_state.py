@@ -35,6 +35,8 @@ class JobState:
     sequences: list[SampledSequence | None]
     block: PromptBlock | None = None
     """The prompt's keys and values, from its prefill until its samples no longer read them."""
+    shares_block: bool = False
+    """Whether its samples go on reading the block, instead of each copying it."""
     num_prefilled: int = 0
     last_logits: Tensor | None = None
     """[1, V], after the whole prompt."""
@@ -49,6 +51,11 @@ class JobState:
     def group(self) -> str:
         """Rows of one group lie side by side: the snapshot's id, empty for the base model."""
         return "" if self.snapshot is None else self.snapshot.id
+
+    @property
+    def num_in_slot(self) -> int:
+        """Positions of the prompt that a sample's own slot holds."""
+        return 0 if self.shares_block else self.prompt.size
 
     @property
     def num_waiting(self) -> int:

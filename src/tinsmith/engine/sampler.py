@@ -22,7 +22,7 @@ from tinsmith.core.errors import TinsmithError, UserError
 from tinsmith.engine.adapters import AdapterSnapshot
 from tinsmith.engine.base_model import BaseModel
 from tinsmith.engine.decode_rows import DecodeRows, Entry, Start, drawing_rows
-from tinsmith.engine.decoder import SnapshotRows
+from tinsmith.engine.decoder import DecodeBatch, SharedPrompt, SnapshotRows
 from tinsmith.engine.decoder_choice import make_decoder
 from tinsmith.engine.jobs import EngineLimits, SampleJob, SampleResult
 from tinsmith.engine.kv_cache import SlotCache, bucket
@@ -35,6 +35,7 @@ from tinsmith.types import SampledSequence
 __all__ = ["Sampler"]
 
 _LENGTH_STEP = 8  # attention covers the longest row, rounded up to this
+_MIN_COPIED = 256  # positions that samples would copy before they share the prompt instead
 _LIVE_CHUNK_SHARE = 4  # a long prompt's chunk is that much smaller while rows wait for their token
 
 
@@ -76,6 +77,7 @@ class Sampler:
         """Prefilled jobs some of whose samples have not started."""
         self._done: list[SampleResult] = []
         self._routing: object = None
+        self._shared: list[SharedPrompt] = []
 
     @property
     def has_work(self) -> bool:
@@ -85,7 +87,10 @@ class Sampler:
     def submit(self, job: SampleJob) -> None:
         """Queue a job. A bad one is answered by an error from the next step, alone."""
         try:
-            self._waiting.append(check_request(job, self._info, self._snapshots, self._texts))
+            state = check_request(job, self._info, self._snapshots, self._texts)
+            copied = (job.num_samples - 1) * state.prompt.size
+            state.shares_block = self._decoder.shares_prompts and copied >= _MIN_COPIED
+            self._waiting.append(state)
         except TinsmithError as error:
             self._done.append(SampleResult(job.job_id, error=error))
 
@@ -160,7 +165,9 @@ class Sampler:
         self._change([], starts)
         for state in {id(entry.state): entry.state for entry in entries}.values():
             if state.num_waiting == 0:
-                state.block = state.last_logits = None
+                state.last_logits = None
+                if not state.shares_block:
+                    state.block = None
 
     def _first_token(self, entry: Entry, token: int, logprob: float) -> Start | None:
         """Finish a sample at its first token, or return what enters a row."""
@@ -183,26 +190,31 @@ class Sampler:
     def _fitting(self, state: JobState, count: int, starting: int) -> int:
         """How many more samples of a job the cache may hold; at least one when it is empty."""
         rows = len(self._rows) + starting
-        needed = max(self._rows.positions_needed(), state.prompt.size + state.max_new)
+        needed = max(self._rows.positions_needed(), state.num_in_slot + state.max_new)
         positions = max(bucket(needed, 64), self._cache.num_positions if rows else 0)
+        shared = {
+            id(prompt.block): prompt.block.num_bytes for prompt in self._rows.shared_prompts()
+        }
         slot_bytes = self._decoder.shape.bytes_per_position * positions
-        room = self._limits.max_cache_bytes // slot_bytes - rows
+        room = (self._limits.max_cache_bytes - sum(shared.values())) // slot_bytes - rows
         return min(count, max(room, 0 if rows else 1))
 
     def _decode(self) -> None:
         rows, device = self._rows, self._decoder.shape.device
         order = rows.order
-        longest = int(rows.lengths[order].max()) + 1
+        places = rows.lengths[order] - rows.offsets[order]
+        longest = int(places.max()) + 1
         self._cache.reserve(len(rows), longest, max_slots=rows.capacity)
         length = min(-(-longest // _LENGTH_STEP) * _LENGTH_STEP, self._cache.num_positions)
-        packed = torch.from_numpy(np.stack((rows.last[order], rows.lengths[order]))).to(device)
-        tokens, positions = packed[0], packed[1]
-        slots = torch.arange(len(rows), device=device)
-        self._cache.mask[slots, positions] = 0
+        packed = np.stack((rows.last[order], rows.lengths[order], places))
+        tokens, positions, place = torch.from_numpy(packed).to(device).unbind(0)
+        self._cache.mask[torch.arange(len(rows), device=device), place] = 0
         if self._routing is None:
             groups = [SnapshotRows(a, b, state.snapshot) for a, b, state in rows.groups()]
             self._routing = self._decoder.route(groups, len(rows))
-        hidden = self._decoder.decode(tokens, positions, self._cache, length, self._routing)
+            self._shared = rows.shared_prompts()
+        batch = DecodeBatch(tokens, positions, place, length, self._shared)
+        hidden = self._decoder.decode(batch, self._cache, self._routing)
         logits = self._decoder.logits(hidden, self._routing)
         chosen = choose_tokens(logits, rows.settings, rows.uniforms())
         ended, stopped = rows.push(chosen)
@@ -229,15 +241,15 @@ class Sampler:
             return
         with torch.inference_mode():
             count = len(self._rows) - len(removed) + len(starts)
-            longest = max((start.entry.state.prompt.size + 1 for start in starts), default=0)
+            longest = max((start.entry.state.num_in_slot + 1 for start in starts), default=0)
             self._cache.reserve(count, longest, max_slots=self._rows.capacity)
             moves = self._rows.change(removed, starts)
             self._cache.move(moves.sources, moves.targets)
             for start, slot in zip(starts, moves.entered, strict=True):
-                block = start.entry.state.block
-                assert block is not None
-                self._cache.write([slot], block)
+                state = start.entry.state
+                self._cache.write(slot, None if state.shares_block else state.block)
         self._routing = None
+        self._shared = []
 
     def _finish(self, entry: Entry, sequence: SampledSequence) -> None:
         state = entry.state

@@ -12,7 +12,7 @@ from tests.unit.engine.random_models import make_random_model, save_random_model
 from tests.unit.engine.training_reference import add_trained_adapter
 from tinsmith.core.errors import ConfigError
 from tinsmith.engine.base_model import BaseModel, load_base_model, wrap_model
-from tinsmith.engine.decoder import Decoder, SnapshotRows
+from tinsmith.engine.decoder import DecodeBatch, Decoder, SnapshotRows
 from tinsmith.engine.decoder_choice import make_decoder, reproduces
 from tinsmith.engine.engine import Engine
 from tinsmith.engine.hf_decoder import HfDecoder
@@ -38,12 +38,12 @@ def decode_logits(decoder: Decoder, tokens_BT: Tensor, rows: list[SnapshotRows])
         cache = SlotCache(decoder.shape)
         cache.reserve(count, LENGTH, max_slots=count)
         for row in range(count):
-            cache.write([row], block.row(row, SPLIT))
+            cache.write(row, block.row(row, SPLIT))
         for place in range(SPLIT, LENGTH):
             cache.mask[:count, place] = 0
-            positions = torch.full((count,), place)
-            step = decoder.decode(tokens_BT[:, place], positions, cache, place + 1, routing)
-            hidden.append(step[:, None])
+            places = torch.full((count,), place)
+            batch = DecodeBatch(tokens_BT[:, place], places, places, place + 1, [])
+            hidden.append(decoder.decode(batch, cache, routing)[:, None])
         parts = [
             decoder.logits(hidden_BTH[:, place].contiguous(), routing)
             for hidden_BTH in hidden

@@ -11,6 +11,7 @@ from tests.unit.engine.random_models import VOCAB_SIZE, save_random_model
 from tests.unit.engine.sampling_reference import finish, job, sample, sample_one
 from tests.unit.engine.training_reference import add_trained_adapter, run, succeed
 from tinsmith.core.errors import TinsmithError, UserError
+from tinsmith.engine import sampler as sampler_module
 from tinsmith.engine import weight_copies
 from tinsmith.engine.engine import Engine
 from tinsmith.engine.jobs import EngineLimits, ForwardBackwardJob, OptimStepJob, SampleJob
@@ -111,7 +112,12 @@ def crowd_jobs(engine: Engine) -> list[SampleJob]:
     ]
 
 
-def test_a_seed_gives_the_same_tokens_alone_and_in_a_crowd(engine: Engine) -> None:
+@pytest.mark.parametrize("min_copied", [1, 10**9])
+def test_a_seed_gives_the_same_tokens_alone_and_in_a_crowd(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, min_copied: int
+) -> None:
+    """Where samples share their prompt's keys and values, and where each has a copy."""
+    monkeypatch.setattr(sampler_module, "_MIN_COPIED", min_copied)
     jobs = crowd_jobs(engine)
     alone = [sample(make_sampler(engine), each)[0] for each in jobs]
     crowd = make_sampler(engine, max_decode_rows=7, max_prefill_tokens=64)
@@ -140,6 +146,28 @@ def test_samples_of_a_prompt_differ_and_do_not_depend_on_their_number(
     (few,) = sample(sampler, job("few", None, prompt, num_samples=2, seed=3, temperature=1.5))
     assert [tuple(sequence.tokens) for sequence in few.sequences] == tokens[:2]
     assert sample_one(sampler, job("o", None, prompt, seed=4, temperature=1.5)).tokens != tokens[0]
+
+
+def test_sharing_a_prompt_changes_nothing(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Jobs of one snapshot and of several, with rows of their own between those that share."""
+    prompts = ref.prompts([90, 5, 70, 1])
+    snapshots = [None, None, engine.snapshot("a"), engine.snapshot("a")]
+    jobs = [
+        job(str(i), snapshot, prompt, num_samples=n, seed=i, max_tokens=20 - 3 * i)
+        for i, (snapshot, prompt, n) in enumerate(
+            zip(snapshots, prompts, [5, 1, 7, 2], strict=True)
+        )
+    ]
+    shared = make_sampler(engine, max_decode_rows=9)
+    monkeypatch.setattr(sampler_module, "_MIN_COPIED", 60)
+    found = sample(shared, *jobs)
+    assert shared._cache.num_positions < 70, "the slots hold no prompt that is shared"
+    monkeypatch.setattr(sampler_module, "_MIN_COPIED", 10**9)
+    expected = sample(make_sampler(engine, max_decode_rows=9), *jobs)
+    for mine, theirs in zip(found, expected, strict=True):
+        for one, other in zip(mine.sequences, theirs.sequences, strict=True):
+            assert one.tokens == other.tokens
+            np.testing.assert_allclose(one.logprobs_np, other.logprobs_np, atol=1e-4)
 
 
 def test_without_a_seed_every_job_draws_its_own(sampler: Sampler) -> None:
