@@ -52,10 +52,10 @@ demo: $(VENV)/.engine
 test: unit integration
 
 unit: $(VENV)/.dev
-	@$(BIN)/python -m pytest tests --ignore=tests/integration $(ARGS)
+	@$(BIN)/python -m pytest tests --ignore=tests/integration --ignore=tests/interop $(ARGS)
 
 integration: $(VENV)/.dev
-	@$(BIN)/python -m pytest tests/integration $(ARGS)
+	@$(BIN)/python -m pytest tests/integration tests/interop $(ARGS)
 
 check: $(VENV)/.dev
 	@$(BIN)/ruff format --check .

@@ -1,0 +1,87 @@
+"""forward_backward_custom of the official package: losses of one's own move the weights right."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import torch
+
+from tests.interop.conftest import Warm
+from tests.interop.official_data import outputs_of, random_data
+
+tinker = pytest.importorskip("tinker", reason="the official client is not installed here")
+if TYPE_CHECKING:
+    import tinker
+
+pytestmark = pytest.mark.integration
+
+PARAMS = {"learning_rate": 0.05, "eps": 1.0}
+
+
+def own_cross_entropy(data: list, logprobs: list[torch.Tensor]) -> tuple[torch.Tensor, dict]:
+    """Cross-entropy written by the user; its surrogate's weights are the weights, signs and all."""
+    loss = torch.zeros(())
+    for datum, lp in zip(data, logprobs, strict=True):
+        loss = loss - (datum.loss_fn_inputs["weights"].to_torch() * lp).sum()
+    return loss, {"mine": 3.5}
+
+
+def test_own_cross_entropy_moves_weights_exactly_as_the_built_in(warm: Warm) -> None:
+    built_in, own = warm.fork(), warm.fork()
+    data = random_data(5, seed=21)
+    assert min(min(d.loss_fn_inputs["weights"].data) for d in data) < 0  # negative ones too
+    expected = built_in.forward_backward(data, "cross_entropy").result()
+    found = own.forward_backward_custom(data, own_cross_entropy).result()
+    assert found.metrics["loss:sum"] == pytest.approx(expected.metrics["loss:sum"], abs=1e-3)
+    assert found.metrics["mine"] == 3.5
+    params = tinker.AdamParams(**PARAMS)
+    norms = [m.optim_step(params).result().metrics["grad_norm"] for m in (built_in, own)]
+    assert norms[0] == norms[1]
+    after = [outputs_of(m.forward(data, "cross_entropy").result()) for m in (built_in, own)]
+    for theirs, ours in zip(*after, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_loss_over_pairs_equals_autograd(warm: Warm) -> None:
+    trainer, twin = warm.fork(), warm.twin()
+    data = random_data(4, seed=22)
+
+    def preference(_: list, logprobs: list[torch.Tensor]) -> tuple[torch.Tensor, dict]:
+        gaps = [logprobs[i].sum() - logprobs[i + 1].sum() for i in (0, 2)]
+        losses = [-torch.nn.functional.logsigmoid(0.1 * gap) for gap in gaps]
+        return torch.stack(losses).sum(), {}
+
+    output = trainer.forward_backward_custom(data, preference).result()
+    loss, _ = preference(data, [twin.logprobs(datum) for datum in data])
+    assert output.metrics["loss:sum"] == pytest.approx(loss.item(), abs=1e-4)
+    params = tinker.AdamParams(**PARAMS)
+    loss.backward()
+    norm = twin.step(params)
+    metrics = trainer.optim_step(params).result().metrics
+    assert metrics is not None
+    assert metrics["grad_norm"] == pytest.approx(norm, rel=1e-4)
+    for ours, datum in zip(
+        outputs_of(trainer.forward(data, "cross_entropy").result()), data, strict=True
+    ):
+        np.testing.assert_allclose(ours, twin.logprobs(datum).detach().numpy(), atol=3e-4)
+
+
+def test_a_loss_over_several_targets_equals_autograd(warm: Warm) -> None:
+    trainer, twin = warm.fork(), warm.twin()
+    rng = np.random.default_rng(23)
+    prompt = tinker.ModelInput.from_ints(rng.integers(5, 500, 7).tolist())
+    data = [tinker.Datum(prompt, {"target_tokens": rng.integers(5, 500, (7, 3))})]
+
+    def squared(_: list, logprobs: list[torch.Tensor]) -> tuple[torch.Tensor, dict]:
+        return sum((lp.exp() ** 2).sum() * 100 for lp in logprobs), {}  # type: ignore[return-value]
+
+    output = trainer.forward_backward_custom(data, squared).result()
+    loss, _ = squared(data, [twin.logprobs(data[0])])
+    loss.backward()
+    assert output.metrics["loss:sum"] == pytest.approx(loss.item(), rel=1e-4)
+    params = tinker.AdamParams(**PARAMS)
+    metrics = trainer.optim_step(params).result().metrics
+    assert metrics is not None
+    assert metrics["grad_norm"] == pytest.approx(twin.step(params), rel=1e-4)
