@@ -23,16 +23,22 @@ if TYPE_CHECKING:
         APIStatusError,
         APITimeoutError,
         AuthenticationError,
+        BackcompatSamplingClientFuture,
+        BackcompatTrainingClientFuture,
         BadRequestError,
+        BillingError,
         ConflictError,
+        ExperimentalWarning,
         InternalServerError,
         NotFoundError,
         PermissionDeniedError,
         RateLimitError,
         RequestFailedError,
         RestClient,
+        RetryConfig,
         SamplingClient,
         ServiceClient,
+        TinkerError,
         TrainingClient,
         UnprocessableEntityError,
     )
@@ -46,22 +52,35 @@ if TYPE_CHECKING:
         UserError,
     )
     from tinsmith.types import (
+        AdamOptimizerConfig,
         AdamParams,
+        Checkpoint,
+        CheckpointType,
         Datum,
+        DmelChunk,
         EncodedTextChunk,
         ForwardBackwardOutput,
         LoraConfig,
+        ModelID,
         ModelInput,
         ModelInputChunk,
+        OptimParams,
+        OptimStepRequest,
         OptimStepResponse,
+        ParsedCheckpointTinkerPath,
+        PromptProvenanceSpan,
+        SampledProvenanceSpan,
         SampledSequence,
+        SampleRequest,
         SampleResponse,
         SamplingParams,
         StopReason,
         TensorData,
         TensorDtype,
+        TrainingRun,
     )
 
+__title__ = "tinsmith"
 __version__ = "0.1.0"
 
 __all__ = [
@@ -71,27 +90,43 @@ __all__ = [
     "APIResponseValidationError",
     "APIStatusError",
     "APITimeoutError",
+    "AdamOptimizerConfig",
     "AdamParams",
     "AuthenticationError",
+    "BackcompatSamplingClientFuture",
+    "BackcompatTrainingClientFuture",
     "BadRequestError",
+    "BillingError",
+    "Checkpoint",
+    "CheckpointType",
     "ConfigError",
     "ConflictError",
     "DataError",
     "Datum",
+    "DmelChunk",
     "EncodedTextChunk",
+    "ExperimentalWarning",
     "ForwardBackwardOutput",
     "InternalServerError",
     "LoraConfig",
     "MissingExtraError",
+    "ModelID",
     "ModelInput",
     "ModelInputChunk",
     "NotFoundError",
+    "OptimParams",
+    "OptimStepRequest",
     "OptimStepResponse",
+    "ParsedCheckpointTinkerPath",
     "PermissionDeniedError",
+    "PromptProvenanceSpan",
     "RateLimitError",
     "RequestFailedError",
     "RestClient",
+    "RetryConfig",
+    "SampleRequest",
     "SampleResponse",
+    "SampledProvenanceSpan",
     "SampledSequence",
     "SamplingClient",
     "SamplingParams",
@@ -100,11 +135,14 @@ __all__ = [
     "StopReason",
     "TensorData",
     "TensorDtype",
+    "TinkerError",
     "TinsmithError",
     "TrainingClient",
+    "TrainingRun",
     "UnknownNameError",
     "UnprocessableEntityError",
     "UserError",
+    "__title__",
     "__version__",
     "types",
 ]
@@ -112,17 +150,21 @@ __all__ = [
 _NAMES_OF = {
     "tinsmith.client": """
         APIConnectionError APIError APIFuture APIResponseValidationError APIStatusError
-        APITimeoutError AuthenticationError BadRequestError ConflictError InternalServerError
-        NotFoundError PermissionDeniedError RateLimitError RequestFailedError RestClient
-        SamplingClient ServiceClient TrainingClient UnprocessableEntityError
+        APITimeoutError AuthenticationError BackcompatSamplingClientFuture
+        BackcompatTrainingClientFuture BadRequestError BillingError ConflictError
+        ExperimentalWarning InternalServerError NotFoundError PermissionDeniedError RateLimitError
+        RequestFailedError RestClient RetryConfig SamplingClient ServiceClient TinkerError
+        TrainingClient UnprocessableEntityError
     """,
     "tinsmith.core.errors": """
         ConfigError DataError MissingExtraError ServerError TinsmithError UnknownNameError UserError
     """,
     "tinsmith.types": """
-        AdamParams Datum EncodedTextChunk ForwardBackwardOutput LoraConfig ModelInput
-        ModelInputChunk OptimStepResponse SampleResponse SampledSequence SamplingParams StopReason
-        TensorData TensorDtype
+        AdamOptimizerConfig AdamParams Checkpoint CheckpointType Datum DmelChunk EncodedTextChunk
+        ForwardBackwardOutput LoraConfig ModelID ModelInput ModelInputChunk OptimParams
+        OptimStepRequest OptimStepResponse ParsedCheckpointTinkerPath PromptProvenanceSpan
+        SampleRequest SampleResponse SampledProvenanceSpan SampledSequence SamplingParams
+        StopReason TensorData TensorDtype TrainingRun
     """,
 }
 _HOME_OF = {name: home for home, names in _NAMES_OF.items() for name in names.split()}

@@ -16,6 +16,7 @@ from tinsmith.client.errors import (
     BillingError,
     ClientClosedError,
     ConflictError,
+    ExperimentalWarning,
     InternalServerError,
     NotFoundError,
     PermissionDeniedError,
@@ -23,9 +24,15 @@ from tinsmith.client.errors import (
     RequestFailedError,
     ResultExpiredError,
     SessionLostError,
+    TinkerError,
     UnprocessableEntityError,
 )
-from tinsmith.client.futures import APIFuture, ClientFuture
+from tinsmith.client.futures import (
+    APIFuture,
+    BackcompatSamplingClientFuture,
+    BackcompatTrainingClientFuture,
+    ClientFuture,
+)
 from tinsmith.client.rest import RestClient
 from tinsmith.client.retries import RetryConfig
 from tinsmith.client.sampling import SamplingClient
@@ -41,11 +48,14 @@ __all__ = [
     "APIStatusError",
     "APITimeoutError",
     "AuthenticationError",
+    "BackcompatSamplingClientFuture",
+    "BackcompatTrainingClientFuture",
     "BadRequestError",
     "BillingError",
     "ClientClosedError",
     "ClientFuture",
     "ConflictError",
+    "ExperimentalWarning",
     "InternalServerError",
     "NotFoundError",
     "PermissionDeniedError",
@@ -57,6 +67,7 @@ __all__ = [
     "SamplingClient",
     "ServiceClient",
     "SessionLostError",
+    "TinkerError",
     "TinsmithError",
     "TrainingClient",
     "UnprocessableEntityError",

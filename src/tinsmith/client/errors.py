@@ -156,6 +156,13 @@ class ClientClosedError(TinsmithError, RuntimeError):
     category = "user"
 
 
+class ExperimentalWarning(FutureWarning):
+    """Something may change; the SDK's name, which nothing here raises at present."""
+
+
+TinkerError = TinsmithError
+"""The base under its name in the Tinker SDK."""
+
 _CLASS_OF_STATUS: Mapping[int, type[APIStatusError]] = {
     400: BadRequestError,
     401: AuthenticationError,

@@ -100,6 +100,11 @@ class ClientFuture(APIFuture[T]):
         return getattr(self.result(), name)
 
 
+# The Tinker SDK has a class for each kind of client; annotations in scripts name them.
+BackcompatTrainingClientFuture = ClientFuture
+BackcompatSamplingClientFuture = ClientFuture
+
+
 def _mark_read(waiter: asyncio.Future[Any]) -> None:
     """Keep asyncio from reporting the failure of a call that nobody waits for any more."""
     if not waiter.cancelled():

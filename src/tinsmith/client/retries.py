@@ -72,6 +72,8 @@ class RetryConfig:
     """Each delay is shortened by a random part of itself, up to this share."""
     enable_retry_logic: bool = True
     """False sends everything exactly once."""
+    enable_stuck_detection: bool = True
+    """False lets samples wait for as long as it takes, whatever `progress_timeout` says."""
 
     def __post_init__(self) -> None:
         for name in ("max_connections", "progress_timeout", "retry_delay_base", "retry_delay_max"):

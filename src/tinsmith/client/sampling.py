@@ -264,7 +264,9 @@ class SamplingClient:
         while not work.done():
             limit_s = self._retry_config.progress_timeout
             left_s = self._last_progress_s + limit_s - time.monotonic()
-            if left_s <= 0:
+            if not self._retry_config.enable_stuck_detection:
+                left_s = None
+            elif left_s <= 0:
                 raise APIConnectionError(
                     f"No progress made in {limit_s:g}s. Requests appear to be stuck.",
                     hint="look at the service's log; RetryConfig.progress_timeout is the limit",

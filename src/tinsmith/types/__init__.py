@@ -124,6 +124,8 @@ from tinsmith.types.settings import (
     AdamParams,
     LoraConfig,
     LossFnType,
+    OptimizerConfig,
+    OptimParams,
     SamplingParams,
 )
 from tinsmith.types.tensor_data import (
@@ -133,6 +135,8 @@ from tinsmith.types.tensor_data import (
 from tinsmith.types.training import (
     ForwardBackwardOutput,
     ForwardBackwardRequest,
+    LossFnInputs,
+    LossFnOutput,
     OptimStepResponse,
 )
 from tinsmith.types.training_runs import (
@@ -193,13 +197,17 @@ __all__ = [
     "LoadWeightsRequest",
     "LoadWeightsResponse",
     "LoraConfig",
+    "LossFnInputs",
+    "LossFnOutput",
     "LossFnType",
     "ModelData",
     "ModelID",
     "ModelInput",
     "ModelInputChunk",
+    "OptimParams",
     "OptimStepRequest",
     "OptimStepResponse",
+    "OptimizerConfig",
     "OptimizerConfigInfo",
     "OwnSearchOwner",
     "ParsedCheckpointTinkerPath",

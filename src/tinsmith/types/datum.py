@@ -110,7 +110,7 @@ class Datum:
         _check_spans(self)
 
     def with_provenance(
-        self, *, model_input: Sequence[ProvenanceSpan], loss_fn_inputs: Sequence[ProvenanceSpan]
+        self, model_input: Sequence[ProvenanceSpan], loss_fn_inputs: Sequence[ProvenanceSpan]
     ) -> Datum:
         """Return a copy that says which sampled sequences its tokens came from."""
         return replace(

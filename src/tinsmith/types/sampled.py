@@ -112,14 +112,14 @@ class SampledSequence:
 
     def __init__(
         self,
-        *,
         stop_reason: StopReason,
-        tokens: npt.ArrayLike | None = None,
-        logprobs: npt.ArrayLike | None = None,
         sequence_id: str = "",
         tokens_np: npt.ArrayLike | None = None,
         logprobs_np: npt.ArrayLike | None = None,
         topk_logprobs_np: TopkLogprobs | None = None,
+        *,
+        tokens: npt.ArrayLike | None = None,
+        logprobs: npt.ArrayLike | None = None,
     ) -> None:
         if stop_reason not in ("stop", "length"):
             raise DataError(
@@ -213,7 +213,7 @@ def _rebuild_sequence(
     )
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False)
 class SampleResponse:
     """Continuations of one prompt of L tokens, and what was asked about the prompt itself.
 
@@ -230,8 +230,8 @@ class SampleResponse:
     prompt_logprobs_np: FloatArray | None = None
     topk_prompt_logprobs_np: TopkLogprobs | None = None
     target_prompt_logprobs: TensorData | None = None
-    prompt_alt_tokens: PromptAltTokens | None = None
     prompt_cache_hit_tokens: int = 0
+    prompt_alt_tokens: PromptAltTokens | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "prompt_logprobs_np", _logprob_array(self.prompt_logprobs_np))

@@ -18,7 +18,15 @@ from pydantic_core import PydanticCustomError
 from tinsmith.core.errors import ConfigError
 from tinsmith.types._model import RequestModel, allowed
 
-__all__ = ["AdamOptimizerConfig", "AdamParams", "LoraConfig", "LossFnType", "SamplingParams"]
+__all__ = [
+    "AdamOptimizerConfig",
+    "AdamParams",
+    "LoraConfig",
+    "LossFnType",
+    "OptimParams",
+    "OptimizerConfig",
+    "SamplingParams",
+]
 
 LossFnType = Literal[
     "cross_entropy",
@@ -76,6 +84,11 @@ class AdamOptimizerConfig(RequestModel):
     """The optimizer's family, chosen when a model is created."""
 
     type: Annotated[Literal["adamw"], BeforeValidator(_family)] = "adamw"
+
+
+OptimParams = AdamParams
+"""Settings of a step, of any family that the service computes."""
+OptimizerConfig = AdamOptimizerConfig
 
 
 class LoraConfig(RequestModel):

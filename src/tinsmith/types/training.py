@@ -9,7 +9,16 @@ from tinsmith.types._model import ResponseModel
 from tinsmith.types.datum import Datum
 from tinsmith.types.tensor_data import TensorData
 
-__all__ = ["ForwardBackwardOutput", "ForwardBackwardRequest", "OptimStepResponse"]
+__all__ = [
+    "ForwardBackwardOutput",
+    "ForwardBackwardRequest",
+    "LossFnInputs",
+    "LossFnOutput",
+    "OptimStepResponse",
+]
+
+LossFnInputs = dict[str, TensorData]
+LossFnOutput = dict[str, TensorData]
 
 
 @dataclass(frozen=True)

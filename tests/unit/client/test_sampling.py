@@ -327,3 +327,16 @@ def test_logprobs_of_what_should_be_left_out_are_refused(
     with pytest.raises(APIResponseValidationError, match="logprobs before that came"):
         sampling.compute_logprobs(PROMPT, 1).result(5)
     assert sampling.compute_logprobs(PROMPT, 2).result(5) == [None, -1.0, -1.0]
+
+
+async def test_without_stuck_detection_samples_wait_for_as_long_as_it_takes(
+    server: RecordingServer, service: ServiceClient
+) -> None:
+    config = RetryConfig(progress_timeout=0.2, enable_stuck_detection=False)
+    sampling = await service.create_sampling_client(base_model="tinsmith/tiny", retry_config=config)
+    server.hold("asample")
+    future = sampling.sample(PROMPT, 1, PARAMS)
+    await asyncio.sleep(0.5)
+    assert not future.done()
+    server.release("asample")
+    assert (await future).sequences[0].tokens == [3, 2, 1]

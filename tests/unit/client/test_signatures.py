@@ -91,7 +91,8 @@ SIGNATURES = {
     },
     RetryConfig: {
         "__init__": "max_connections=2000, progress_timeout=7200.0, retry_delay_base=0.5, "
-        "retry_delay_max=10.0, jitter_factor=0.25, enable_retry_logic=True",
+        "retry_delay_max=10.0, jitter_factor=0.25, enable_retry_logic=True, "
+        "enable_stuck_detection=True",
     },
 }
 WITHOUT_TWIN = (
