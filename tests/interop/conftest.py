@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 API_KEY = "tml-interop"  # the official client wants this prefix
 WARM_NAME = "warm"
 
+Connect = Callable[..., "tinker.ServiceClient"]
+
 
 @pytest.fixture(scope="session")
 def service(tmp_path_factory: pytest.TempPathFactory, tiny_dir: Path) -> Iterator[ServiceProcess]:
@@ -26,7 +28,7 @@ def service(tmp_path_factory: pytest.TempPathFactory, tiny_dir: Path) -> Iterato
 
 
 @pytest.fixture(scope="session")
-def connect(service: ServiceProcess) -> Callable[..., tinker.ServiceClient]:
+def connect(service: ServiceProcess) -> Connect:
     """Makes further official clients of the service."""
     import tinker
 
@@ -38,7 +40,7 @@ def connect(service: ServiceProcess) -> Callable[..., tinker.ServiceClient]:
 
 
 @pytest.fixture(scope="session")
-def client(connect: Callable[..., tinker.ServiceClient]) -> Iterator[tinker.ServiceClient]:
+def client(connect: Connect) -> Iterator[tinker.ServiceClient]:
     with connect(user_metadata={"suite": "interop"}) as opened:
         yield opened
 

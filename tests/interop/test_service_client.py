@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.integration.service_process import BASE_MODEL, ServiceProcess
-from tests.interop.conftest import Warm
+from tests.interop.conftest import Connect, Warm
 from tests.interop.official_data import random_data
 
 tinker = pytest.importorskip("tinker", reason="the official client is not installed here")
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     import tinker
 
 pytestmark = pytest.mark.integration
-
-Connect = Callable[..., "tinker.ServiceClient"]
 
 
 @contextmanager
