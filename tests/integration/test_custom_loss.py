@@ -142,3 +142,35 @@ def test_a_failed_custom_loss_leaves_training_as_if_it_had_not_been(service: Ser
     assert metrics[1]["grad_norm"] == pytest.approx(metrics[0]["grad_norm"], rel=1e-5)
     after = [client.forward(data, "cross_entropy").result(60).loss for client in (plain, custom)]
     assert after[1] == pytest.approx(after[0], rel=1e-5)
+
+
+def test_a_custom_distillation_of_sparse_targets_is_the_built_in_one(
+    service: ServiceClient,
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    plain, custom = make_client(service), make_client(service)
+    built_in, own, teachers = [], [], []
+    for datum in make_data(3, seed=8):
+        length, width = datum.model_input.length, 8
+        targets = torch.zeros(length, width, dtype=torch.int64)
+        teacher = torch.zeros(length, width)
+        for row in range(0, length, 4):  # most positions have no teacher: the targets travel sparse
+            targets[row, :2] = torch.randint(1, 40, (2,), generator=generator)
+            teacher[row, :2] = torch.tensor([0.7, 0.3])
+        inputs = {"target_tokens": targets, "weights": teacher}
+        built_in.append(Datum(model_input=datum.model_input, loss_fn_inputs=inputs))
+        own.append(Datum(model_input=datum.model_input, loss_fn_inputs={"target_tokens": targets}))
+        teachers.append(teacher)
+    assert own[0].loss_fn_inputs["target_tokens"].is_sparse
+
+    def distillation(data: list[Datum], given: list[torch.Tensor]) -> Returned:
+        losses = [-(teacher * x).sum() for teacher, x in zip(teachers, given, strict=True)]
+        return torch.stack(losses).sum(), {}
+
+    for _ in range(2):
+        expected = plain.forward_backward(built_in, "cross_entropy").result(60)
+        got = custom.forward_backward_custom(own, distillation).result(60)
+        assert got.loss == pytest.approx(expected.loss, rel=1e-5)
+        norms = [step(client)["grad_norm"] for client in (plain, custom)]
+        assert norms[0] > 0
+        assert norms[1] == pytest.approx(norms[0], rel=1e-5)

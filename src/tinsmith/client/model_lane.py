@@ -53,6 +53,10 @@ OrderedRequest = (
     | SaveWeightsRequest
 )
 
+_lane_of_loss: contextvars.ContextVar[ModelLane | None] = contextvars.ContextVar(
+    "tinsmith_lane_of_loss", default=None
+)
+"""The lane whose turn lasts until the loss that runs in this context has returned."""
 _FORWARD = ResultKind("Forward", is_protobuf=True)
 _FORWARD_BACKWARD = ResultKind("ForwardBackward", is_protobuf=True)
 
@@ -92,6 +96,7 @@ class ModelLane:
         label: str,
     ) -> APIFuture[R]:
         """One JSON request; `collect` makes the result of its request id."""
+        self._refuse_inside_loss(label)
 
         async def post(take: TakeSeqIds) -> str:
             numbered = request.model_copy(update={"seq_id": take(1).start})
@@ -112,8 +117,9 @@ class ModelLane:
         Raises:
             UserError: there is no data, or a datum cannot be sent.
         """
-        encoded = self._encoded(data, loss_fn, loss_fn_config, forward_only=forward_only)
         label = "forward" if forward_only else "forward_backward"
+        self._refuse_inside_loss(label)
+        encoded = self._encoded(data, loss_fn, loss_fn_config, forward_only=forward_only)
         return self._order.submit(
             lambda take: self._submit(encoded, take),
             lambda request_ids: self._fetch(encoded, request_ids),
@@ -128,9 +134,12 @@ class ModelLane:
         The turn lasts until the backward pass is submitted. If the loss fails or the future is
         cancelled before, there is no backward pass and the next call goes on.
         """
+        label = "forward_backward_custom"
+        self._refuse_inside_loss(label)
         data = list(data)
         forward = self._encoded(forward_data(data), "cross_entropy", None, forward_only=True)
         context = contextvars.copy_context()
+        context.run(_lane_of_loss.set, self)
 
         async def post(take: TakeSeqIds) -> tuple[SurrogateLoss, _Pass, list[str]]:
             request_ids = await undisturbed(self._submit(forward, take))
@@ -147,8 +156,16 @@ class ModelLane:
             surrogate, backward, request_ids = posted
             return surrogate.described(await self._fetch(backward, request_ids))
 
-        label = "forward_backward_custom"
         return self._order.submit(post, collect, label=label, may_be_abandoned=True)
+
+    def _refuse_inside_loss(self, label: str) -> None:
+        """Calls wait for the loss that is being computed, so the loss must not wait for them."""
+        if _lane_of_loss.get() is self:
+            raise UserError(
+                f"{label}: called by the loss_fn that this client waits for",
+                field="loss_fn",
+                hint="call it before or after forward_backward_custom, or on another client",
+            )
 
     def _encoded(
         self,

@@ -232,6 +232,26 @@ async def test_it_is_awaited_like_the_others_and_runs_in_the_callers_context(
         assert (await training.forward_backward_custom([datum(2)], squares)).loss == 4.0
 
 
+def test_a_loss_that_calls_its_own_client_is_told_instead_of_waiting_for_ever(
+    service: ServiceClient, training: TrainingClient
+) -> None:
+    other = service.create_lora_training_client("tinsmith/tiny").result(10)
+
+    def loss(data: list[Datum], logprobs: list[torch.Tensor]) -> Returned:
+        assert other.forward(data, "cross_entropy").result(5)
+        for call in (
+            lambda: training.forward(data, "cross_entropy"),
+            lambda: training.optim_step(ADAM),
+            lambda: training.forward_backward_custom(data, squares),
+        ):
+            with pytest.raises(UserError, match="called by the loss_fn that this client waits for"):
+                call()
+        return logprobs[0].sum(), {}
+
+    training.forward_backward_custom([datum(1)], loss).result(10)
+    training.optim_step(ADAM).result(5)
+
+
 def test_what_is_no_loss_is_refused(training: TrainingClient) -> None:
     cases = [
         (lambda data, x: x[0].sum(), "must return a loss and metrics"),
