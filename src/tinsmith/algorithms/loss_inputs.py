@@ -26,6 +26,7 @@ __all__ = [
     "LossInputs",
     "check_loss_config",
     "check_loss_inputs",
+    "check_targets",
     "dense_loss_inputs",
     "find_loss_inputs",
 ]
@@ -81,6 +82,7 @@ LOSS_INPUTS: dict[str, LossInputs] = {
 }
 
 REFUSED_LOSSES: dict[str, str] = {
+    "custom": "it runs an uploaded graph, and none is named (loss_fn_config.loss_id)",
     "stable_reinforce": "its formula is not public, so it cannot be computed here",
 }
 """Losses that the protocol names and this service refuses, with the reason."""
@@ -186,7 +188,11 @@ def check_loss_inputs(
                 datum_index, key, f"unexpected; {spec.name} takes {', '.join(wanted)} only"
             )
     targets = inputs["target_tokens"]
-    _check_targets(spec, targets, num_tokens, vocab_size, datum_index)
+    if targets.ndim != 1 and not (targets.ndim == 2 and spec.several_targets):
+        allowed = "(N,) or (N, K)" if spec.several_targets else "(N,)"
+        problem = f"shape {targets.shape} must be {allowed} for {spec.name}"
+        raise _bad_input(datum_index, "target_tokens", problem)
+    check_targets(targets, num_tokens=num_tokens, vocab_size=vocab_size, datum_index=datum_index)
     checked: dict[str, npt.NDArray[Any]] = {"target_tokens": targets.astype(np.int64, copy=False)}
     for key, values in inputs.items():
         if key == "target_tokens":
@@ -218,17 +224,17 @@ def _check_marks(
         )
 
 
-def _check_targets(
-    spec: LossInputs, targets: npt.NDArray[Any], num_tokens: int, vocab_size: int, datum_index: int
+def check_targets(
+    targets: npt.NDArray[Any], *, num_tokens: int, vocab_size: int, datum_index: int
 ) -> None:
+    """Check `target_tokens` (N,) or (N, K).
+
+    Raises:
+        DataError: another shape or dtype, or a token outside the vocabulary.
+    """
     name = "target_tokens"
     if targets.dtype.kind not in "iu":
         raise _bad_input(datum_index, name, f"dtype {targets.dtype} must be an integer type")
-    if targets.ndim != 1 and not (targets.ndim == 2 and spec.several_targets):
-        allowed = "(N,) or (N, K)" if spec.several_targets else "(N,)"
-        raise _bad_input(
-            datum_index, name, f"shape {targets.shape} must be {allowed} for {spec.name}"
-        )
     if targets.shape[0] != num_tokens or 0 in targets.shape:
         raise _bad_input(
             datum_index,

@@ -13,13 +13,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tinsmith.algorithms.loss_graph import LossGraph, check_graph_inputs
+from tinsmith.algorithms.loss_graph_run import graph_loss
 from tinsmith.algorithms.loss_inputs import (
     check_loss_config,
     check_loss_inputs,
     dense_loss_inputs,
 )
 from tinsmith.algorithms.losses import LossSpec, find_loss
-from tinsmith.core.errors import DataError
+from tinsmith.core.errors import ConfigError, DataError
 from tinsmith.engine.jobs import BaseModelInfo, ForwardBackwardJob
 from tinsmith.types import Datum, EncodedTextChunk
 
@@ -41,8 +43,9 @@ class CheckedDatum:
     """Float32; each [N, K], or as it was sent where the loss reads whole datums."""
     shape: tuple[int, ...]
     """Of target_tokens as sent: (N,) or (N, K)."""
-    num_loss_tokens: int
-    """Positions that carry a signal: a weight or an advantage that is not 0."""
+    num_loss_tokens: int | None
+    """Positions that carry a signal: a weight or an advantage that is not 0. None where only the
+    loss knows."""
 
 
 @dataclass(frozen=True)
@@ -62,14 +65,21 @@ def check_job(job: ForwardBackwardJob, info: BaseModelInfo) -> CheckedJob:
         ConfigError: a setting that the loss does not take.
         DataError: names the datum and the field.
     """
-    spec = find_loss(job.loss_fn)
-    config = check_loss_config(spec, job.loss_fn_config)
+    graph = _custom_loss(job)
+    if graph is not None:
+        spec, config = graph_loss(graph), {}
+    else:
+        spec = find_loss(job.loss_fn)
+        config = check_loss_config(spec, job.loss_fn_config)
     if not job.data:
         raise DataError("data: must hold at least one datum", field="data")
     data: list[CheckedDatum] = []
     num_targets = 0
     for index, datum in enumerate(job.data):
-        data.append(_check_datum(spec, datum, index, info))
+        if graph is not None:
+            data.append(_check_custom_datum(graph, datum, index, info))
+        else:
+            data.append(_check_datum(spec, datum, index, info))
         num_targets += data[-1].targets.numel()
         if num_targets > MAX_JOB_TARGETS:
             raise DataError(
@@ -98,6 +108,37 @@ def _check_datum(spec: LossSpec, datum: Datum, index: int, info: BaseModelInfo) 
     if not spec.separable:
         columns = {key: values.reshape(shape) for key, values in columns.items()}
     return CheckedDatum(torch.from_numpy(tokens), targets, columns, shape, num_loss_tokens)
+
+
+def _custom_loss(job: ForwardBackwardJob) -> LossGraph | None:
+    """The job's graph; its `loss_id` was looked up by whoever built the job."""
+    if job.loss_fn != "custom" or job.custom_loss is None:
+        return None
+    for key in job.loss_fn_config:
+        if key != "loss_id":
+            raise ConfigError(
+                f"loss_fn_config.{key}: custom takes no such setting (it takes: loss_id)",
+                field=f"loss_fn_config.{key}",
+            )
+    return job.custom_loss
+
+
+def _check_custom_datum(
+    graph: LossGraph, datum: Datum, index: int, info: BaseModelInfo
+) -> CheckedDatum:
+    tokens = _tokens(datum, index, info)
+    arrays = check_graph_inputs(
+        graph,
+        dense_loss_inputs(datum.loss_fn_inputs, datum_index=index),
+        num_tokens=len(tokens),
+        vocab_size=info.vocab_size,
+        datum_index=index,
+    )
+    targets = arrays["target_tokens"]
+    inputs = {key: torch.from_numpy(values) for key, values in arrays.items()}
+    return CheckedDatum(
+        torch.from_numpy(tokens), _column(targets), inputs, targets.shape, num_loss_tokens=None
+    )
 
 
 def _tokens(datum: Datum, index: int, info: BaseModelInfo) -> np.ndarray:

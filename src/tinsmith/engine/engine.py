@@ -218,9 +218,18 @@ class Engine:
 
 
 def _output(run: JobRun) -> ForwardBackwardOutput:
-    metrics = {f"{key}:sum": value for key, value in run.sums.items()}
-    metrics["tokens:sum"] = float(sum(len(datum.tokens) for datum in run.checked.data))
-    metrics["loss_tokens:sum"] = float(sum(datum.num_loss_tokens for datum in run.checked.data))
+    data = run.checked.data
+    metrics: dict[str, float] = {}
+    for key, value in run.sums.items():
+        # A custom loss names its metrics with their reduction; all others are sums.
+        name, _, reduction = key.partition(":")
+        metrics[f"{name}:{reduction or 'sum'}"] = (
+            value / len(data) if reduction == "mean" else value
+        )
+    metrics["tokens:sum"] = float(sum(len(datum.tokens) for datum in data))
+    counts = [datum.num_loss_tokens for datum in data if datum.num_loss_tokens is not None]
+    if counts:
+        metrics["loss_tokens:sum"] = float(sum(counts))
     outputs: list[dict[str, TensorData]] = []
     for logprobs in run.logprobs:
         assert logprobs is not None, "every datum was in some micro-batch"

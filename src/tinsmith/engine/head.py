@@ -166,8 +166,9 @@ def _evaluate_wholes(run: HeadRun, *, backward: bool) -> _TargetGradient:
     gradients = torch.zeros_like(run.logprobs)
     try:
         for whole in run.wholes:
-            with torch.enable_grad():
-                leaf = run.logprobs[whole.rows].reshape(whole.shape).clone().requires_grad_()
+            with torch.set_grad_enabled(backward):
+                leaf = run.logprobs[whole.rows].reshape(whole.shape).clone()
+                leaf.requires_grad_(backward)
                 loss, diagnostics = run.spec.fn(leaf, whole.inputs, run.config)
                 if backward:
                     (gradient,) = torch.autograd.grad(loss.sum(), leaf)

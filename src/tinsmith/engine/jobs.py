@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from tinsmith.algorithms.loss_graph import LossGraph
 from tinsmith.core.errors import TinsmithError
 from tinsmith.types import AdamParams, Datum, SampleResponse, SamplingParams
 
@@ -32,6 +33,8 @@ class ForwardBackwardJob:
     loss_fn: str
     loss_fn_config: Mapping[str, float | str] = field(default_factory=dict)
     forward_only: bool = False
+    custom_loss: LossGraph | None = None
+    """What `loss_fn="custom"` runs; whoever builds the job looks it up by its `loss_id`."""
 
 
 @dataclass(frozen=True)

@@ -190,7 +190,10 @@ def _wholes(
     """The datums of a run, one after another."""
     row = 0
     for datum in data:
-        inputs = {key: values.to(device, dtype) for key, values in datum.inputs.items()}
+        inputs = {
+            key: values.to(device, dtype if values.is_floating_point() else None)
+            for key, values in datum.inputs.items()
+        }
         yield WholeDatum(slice(row, row + len(datum.tokens)), datum.shape, inputs)
         row += len(datum.tokens)
 
