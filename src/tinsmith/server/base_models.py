@@ -83,8 +83,17 @@ class BaseModelCatalog:
 
 
 def _canonical(name: str) -> str:
-    directory = Path(name).expanduser()
-    return str(directory.resolve()) if directory.is_dir() else name
+    directory = _local_directory(name)
+    return name if directory is None else str(directory.resolve())
+
+
+def _local_directory(name: str) -> Path | None:
+    """The directory of that name, if there is one; None too where it can be no path."""
+    try:
+        directory = Path(name).expanduser()
+        return directory if directory.is_dir() else None
+    except (OSError, RuntimeError):  # too long, not readable, or in an unknown user's home
+        return None
 
 
 def _read_facts(name: str) -> BaseModelFacts | None:
@@ -107,8 +116,8 @@ def _read_facts(name: str) -> BaseModelFacts | None:
 
 
 def _config_file(name: str) -> Path | None:
-    directory = bundled_model_dir() if name == BUNDLED_MODEL else Path(name).expanduser()
-    if directory.is_dir():
+    directory = bundled_model_dir() if name == BUNDLED_MODEL else _local_directory(name)
+    if directory is not None and directory.is_dir():
         return directory / "config.json" if (directory / "config.json").is_file() else None
     return _cached_config_file(name)
 

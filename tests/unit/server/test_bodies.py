@@ -28,3 +28,15 @@ async def test_json_nested_without_end_is_the_sender_s_error(tmp_path: Path, end
     async with running_service(state_dir=tmp_path) as (_, client):
         answer = await client.post(endpoint, content=b"[" * 100_000, headers=headers)
     assert (answer.status_code, answer.json()["category"]) == (400, "user")
+
+
+@pytest.mark.parametrize("base_model", ["x" * 10_000, "y/" * 3_000, "~nobody-of-this-name", "a\0b"])
+async def test_a_base_model_that_cannot_be_a_path_is_unknown(
+    tmp_path: Path, base_model: str
+) -> None:
+    async with running_service(state_dir=tmp_path) as (_, client):
+        session = await client.post("create_session", json={"tags": [], "sdk_version": "1"})
+        body = {"session_id": session.json()["session_id"], "model_seq_id": 0}
+        body |= {"base_model": base_model, "lora_config": {"rank": 4}}
+        answer = await client.post("create_model", json=body)
+    assert (answer.status_code, answer.json()["field"]) == (400, "base_model")
