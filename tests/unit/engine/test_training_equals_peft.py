@@ -5,6 +5,7 @@ Tolerance 1e-5 relative: float32 keeps 6e-8, and the sums here are a few thousan
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -20,7 +21,7 @@ from tests.unit.engine.training_reference import (
 )
 from tinsmith.engine.engine import Engine
 from tinsmith.engine.jobs import EngineLimits, ForwardBackwardJob
-from tinsmith.types import ForwardBackwardOutput, LoraConfig
+from tinsmith.types import Datum, ForwardBackwardOutput, LoraConfig, ModelInput
 
 TOLERANCE = 1e-5
 LOSSES = ["cross_entropy", "importance_sampling", "ppo", "cispo", "dro", "gspo"]
@@ -90,6 +91,22 @@ def test_several_targets_a_position_equal_peft(model_dir: Path, tmp_path: Path) 
     ]
     mixed = ForwardBackwardJob("a", [*jobs[0].data, *jobs[1].data], "cross_entropy")
     check(engine, model_dir, tmp_path, [mixed])
+
+
+def test_targets_of_one_position_may_have_no_weight_or_cancel(
+    model_dir: Path, tmp_path: Path
+) -> None:
+    engine = Engine(str(model_dir))
+    add_trained_adapter(engine, "a", rank=4)
+    rows = [(1.0, 0.0), (0.5, -0.5), (0.0, 0.0), (0.0, -2.0)]
+    datum = Datum(
+        model_input=ModelInput.from_ints([5, 6, 7, 8]),
+        loss_fn_inputs={
+            "target_tokens": np.array([[1, 2], [3, 4], [5, 6], [7, 7]]),
+            "weights": np.array(rows, np.float32),
+        },
+    )
+    check(engine, model_dir, tmp_path, [ForwardBackwardJob("a", [datum], "cross_entropy")])
 
 
 @pytest.mark.parametrize("limits", [EngineLimits(), EngineLimits(40, 96 * 5)])
