@@ -6,11 +6,14 @@ once more. Nothing here needs torch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 
-from tinsmith.algorithms.loss_inputs import check_loss_config, check_loss_inputs, find_loss_inputs
+from tinsmith.algorithms.loss_inputs import (
+    check_loss_config,
+    check_loss_inputs,
+    dense_loss_inputs,
+    find_loss_inputs,
+)
 from tinsmith.core.errors import ConfigError, DataError
 from tinsmith.server.errors import RequestError
 from tinsmith.types import (
@@ -52,7 +55,7 @@ def check_training_request(
         length = _check_datum_tokens(datum, index, vocab_size, max_context_length)
         check_loss_inputs(
             spec,
-            _arrays(datum, index),
+            dense_loss_inputs(datum.loss_fn_inputs, datum_index=index),
             num_tokens=length,
             vocab_size=vocab_size,
             datum_index=index,
@@ -78,18 +81,6 @@ def _check_datum_tokens(
             datum_index=index,
         )
     return length
-
-
-def _arrays(datum: Datum, index: int) -> Mapping[str, np.ndarray]:
-    arrays: dict[str, np.ndarray] = {}
-    for key, tensor in datum.loss_fn_inputs.items():
-        try:
-            arrays[key] = tensor.to_numpy()
-        except ValueError as exc:
-            field = f"loss_fn_inputs.{key}"
-            message = f"datum {index}: {field}: {exc}"
-            raise DataError(message, field=field, datum_index=index) from exc
-    return arrays
 
 
 def _check_tokens(model_input: ModelInput, field: str, vocab_size: int) -> int:
