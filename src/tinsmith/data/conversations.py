@@ -189,18 +189,21 @@ def _lines(path: Path) -> list[tuple[int, str]]:
 
 def _parse_line(text: str, path: str, line: int, require_assistant: bool) -> tuple[Message, ...]:
     try:
-        row = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise _data_error(
-            path,
-            line,
-            f"not JSON: {error.msg} at column {error.colno}",
-            "write one JSON object a line" if text.lstrip()[:1] == "{" else f"such as {_EXAMPLE}",
-        ) from error
-    try:
-        return _checked_messages(row, require_assistant)
+        return _checked_messages(_parse_json(text), require_assistant)
     except _Problem as problem:
         raise _data_error(path, line, problem.what, problem.cure) from None
+
+
+def _parse_json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise _Problem(
+            f"not JSON: {error.msg} at column {error.colno}",
+            "write one JSON object a line" if text.lstrip()[:1] == "{" else f"such as {_EXAMPLE}",
+        ) from None
+    except (RecursionError, ValueError) as error:  # nested too deeply, or a number too long
+        raise _Problem(f"not readable as JSON: {error}", f"such as {_EXAMPLE}") from None
 
 
 class _Problem(Exception):
@@ -269,6 +272,7 @@ def _check_role(where: str, role: Any) -> None:
 
 def _check_content(where: str, content: Any) -> None:
     if isinstance(content, str):
+        _check_text(f"{where}.content", content)
         return
     if not isinstance(content, list):
         raise _Problem(
@@ -281,6 +285,16 @@ def _check_content(where: str, content: Any) -> None:
                 f"{where}.content[{place}] has type={kind!r}: only text can be expressed",
                 'use {"type": "text", "text": "..."}',
             )
+        _check_text(f"{where}.content[{place}].text", part["text"])
+
+
+def _check_text(where: str, text: str) -> None:
+    # JSON can spell half of a surrogate pair; no text has it, and no tokenizer takes it.
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        code = ord(text[error.start])
+        raise _Problem(f"{where} holds \\u{code:04x}, half a character", "remove it") from None
 
 
 def _kind(value: Any) -> str:

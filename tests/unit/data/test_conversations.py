@@ -22,6 +22,16 @@ USER = {"role": "user", "content": "Hi"}
     [
         ('{"messages": [', "not JSON: Expecting value at column 15"),
         ("hello", "not JSON: Expecting value at column 1"),
+        pytest.param("[" * 100_000, "not readable as JSON", id="nested too deeply"),
+        pytest.param("1" * 5_000, "not readable as JSON", id="number too long"),
+        (
+            '{"messages": [{"role": "assistant", "content": "\\ud800"}]}',
+            "messages[0].content holds \\ud800, half a character",
+        ),
+        (
+            '{"messages": [{"role": "user", "content": [{"type": "text", "text": "\\ud800"}]}]}',
+            "messages[0].content[0].text holds \\ud800, half a character",
+        ),
         ("[1]", "the line is a JSON list, not an object"),
         ({"text": "x"}, "messages is missing (keys here: text)"),
         ({"messages": "x"}, "messages is a JSON string, not a list"),
