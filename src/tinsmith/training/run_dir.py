@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from pydantic import BaseModel
 
@@ -104,10 +104,9 @@ class RunStart:
             manifest: What else goes into `config.json`; `diff` goes into a file of its own.
 
         Raises:
-            ConfigError: Another process is training in this directory.
+            ConfigError: Another process is training in this directory, or it cannot be written to.
         """
-        self.run.path.mkdir(parents=True, exist_ok=True)
-        with self.run.lock.open("w") as lock:
+        with self._open_lock() as lock:
             try:
                 # The system lets go of it when the process ends, however it ends.
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -119,6 +118,17 @@ class RunStart:
                 ) from error
             self._prepare_files(config, manifest)
             yield
+
+    def _open_lock(self) -> TextIO:
+        try:
+            self.run.path.mkdir(parents=True, exist_ok=True)
+            return self.run.lock.open("w")
+        except OSError as error:
+            raise ConfigError(
+                f"run_dir={str(self.run.path)!r}: cannot be written to: {error.strerror}",
+                field="run_dir",
+                hint="choose another directory",
+            ) from error
 
     def _prepare_files(self, config: BaseModel, manifest: Mapping[str, Any]) -> None:
         if self.is_resumed:

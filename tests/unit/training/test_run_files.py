@@ -162,6 +162,16 @@ def test_a_run_goes_on_only_with_the_data_it_began_with(
     assert start(run, elsewhere, "resume").is_resumed
 
 
+def test_a_place_that_cannot_hold_a_run_is_named(make_config: MakeConfig, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    run = RunDir(tmp_path / "file" / "run")
+    with (
+        pytest.raises(ConfigError, match=r"run_dir=.*cannot be written to: Not a directory"),
+        RunStart(run, None, is_resumed=False).begin(make_config(), MANIFEST),
+    ):
+        pass
+
+
 def test_two_trainers_cannot_write_one_run(make_config: MakeConfig, tmp_path: Path) -> None:
     run = begun(make_config, tmp_path)
     run.metrics.write_text('{"step": 5}\n')
