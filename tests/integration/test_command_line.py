@@ -86,7 +86,7 @@ def test_a_chat_keeps_its_history_until_told_otherwise(
     words = ["chat", "--base-url", served[0], "--temperature", "0", "--max-tokens", "10"]
     done = run_tinsmith(*words, stdin="Hello!\n/undo\nHello!\n/new\nHello!\n/help\n/quit\n")
     assert done.returncode == 0, done.stderr
-    answers = [line for line in done.stdout.replace("> ", "").splitlines() if line]
+    answers = [line for line in done.stdout.splitlines() if line]
     assert len(set(answers)) == 1, "the same words after the same history get the same answer"
     assert done.stderr.count("/undo") == 2, "the help is shown at the start and when asked for"
 

@@ -1,5 +1,6 @@
 """`tinsmith chat`: a conversation in the terminal."""
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -75,9 +76,11 @@ def _answer(opened: OpenSource, params: "SamplingParams", history: "list[Message
 
 
 def _read_line() -> str | None:
-    """Return what the person typed, or None at the end of input."""
+    """Return what the person typed, or None at the end of input; a pipe gets no prompt."""
+    is_terminal = sys.stdin.isatty()
     try:
-        return input("> ").strip()
+        return input("> " if is_terminal else "").strip()
     except EOFError:
-        click.echo("", err=True)
+        if is_terminal:
+            click.echo("", err=True)
         return None

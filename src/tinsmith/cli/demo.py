@@ -90,5 +90,5 @@ def _print(result: "DemoResult") -> None:
     print("\nNext:")
     print(f"  {command} chat --model {run}")
     print(f'  {command} sample "What is the capital of France?" --model {run}')
-    print(f"  {command} train sft {data} --test-size 0.1 --max-steps 30")
+    print(f"  {command} train sft {data} --test-size 0.1 --num-epochs 3 --learning-rate 2e-3")
     print(f"  {command} demo --data {data}")
