@@ -53,6 +53,10 @@ def check_tinsmith_words(words: list[str]) -> None:
     context = click.Context(tinsmith, **tinsmith.context_settings)
     command = tinsmith.get_command(context, words[0])
     assert command is not None, f"no command {words[0]}"
+    if isinstance(command, click.Group):
+        context, words = click.Context(command, info_name=words[0], parent=context), words[1:]
+        command = command.get_command(context, words[0])
+        assert command is not None, f"no command {words[0]}"
     command.make_context(words[0], words[1:], parent=context)
 
 

@@ -26,6 +26,9 @@ COMMANDS = {
     "sample": LazyCommand("tinsmith.cli.sample:sample", "Answer one prompt."),
     "chat": LazyCommand("tinsmith.cli.chat:chat", "Talk with a model in the terminal."),
     "serve": LazyCommand("tinsmith.cli.serve:serve", "Serve models to many people."),
+    "models": LazyCommand("tinsmith.cli.models:models", "Look at the service's training runs."),
+    "checkpoints": LazyCommand("tinsmith.cli.checkpoints:checkpoints", "Look after saved weights."),
+    "sessions": LazyCommand("tinsmith.cli.sessions:sessions", "Look at the service's sessions."),
     "doctor": LazyCommand(
         "tinsmith.cli.doctor:doctor", "Say what works on this machine and what to install."
     ),

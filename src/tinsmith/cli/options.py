@@ -9,8 +9,10 @@ if TYPE_CHECKING:
     from tinsmith.types import SamplingParams
 
 __all__ = [
+    "accessible_option",
     "base_url_option",
     "json_option",
+    "limit_option",
     "model_option",
     "renderer_option",
     "sampling_options",
@@ -38,6 +40,21 @@ renderer_option = click.option(
     "--renderer", metavar="NAME", help="How messages become tokens; default: the model's own."
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+limit_option = click.option(
+    "--limit",
+    type=click.IntRange(0),
+    default=20,
+    show_default=True,
+    help="The longest list; 0 shows all.",
+)
+accessible_option = click.option(
+    "--accessible",
+    "access_scope",
+    flag_value="accessible",
+    default="owned",
+    type=click.Choice(["owned", "accessible"]),
+    help="Also what others have published, not only your own.",
+)
 
 
 def sampling_options(command: Command) -> Command:

@@ -8,9 +8,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from types import TracebackType
 from typing import Literal, Self, TypeVar
-from urllib.parse import quote, urlencode
+from urllib.parse import quote, urlencode, urljoin
 
 import pydantic
 
@@ -19,11 +21,12 @@ from tinsmith.client.errors import NotFoundError
 from tinsmith.client.futures import APIFuture, start
 from tinsmith.client.principals import whoami_of_token
 from tinsmith.client.settings import settings_from
-from tinsmith.client.transport import Request
+from tinsmith.client.transport import Reply, Request
 from tinsmith.core.errors import ServerError, UserError
 from tinsmith.types import (
     AccessScope,
     ApiKeyResponse,
+    CheckpointArchiveUrlResponse,
     CheckpointsListResponse,
     CheckpointTtlRequest,
     CopyWeightsRequest,
@@ -51,6 +54,7 @@ logger = logging.getLogger(__name__)
 M = TypeVar("M", bound=pydantic.BaseModel)
 
 TRACE_POLL_INTERVAL_S = 5.0
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 
 class RestClient:
@@ -194,6 +198,27 @@ class RestClient:
         return self._get(
             f"{_checkpoint(tinker_path)}/external_weights_urls", ExternalWeightsUrlsResponse
         )
+
+    def get_checkpoint_archive_url(
+        self, training_run_id: str, checkpoint_id: str
+    ) -> APIFuture[CheckpointArchiveUrlResponse]:
+        """Where the files of a checkpoint can be fetched as one tar, for a while, without a key."""
+        path = f"{_checkpoint_of(training_run_id, checkpoint_id)}/archive"
+        request = Request(path, method="GET", expects=_REDIRECTS)
+
+        async def ask() -> CheckpointArchiveUrlResponse:
+            reply = await self._connection.ask(request)
+            base_url = (await self._connection.transport()).base_url
+            return _archive_url(reply, f"{base_url}/api/v1/{request.path}")
+
+        return start(ask, str(request))
+
+    def get_checkpoint_archive_url_from_tinker_path(
+        self, tinker_path: str
+    ) -> APIFuture[CheckpointArchiveUrlResponse]:
+        """The same by the checkpoint's address."""
+        parsed = ParsedCheckpointTinkerPath.from_tinker_path(tinker_path)
+        return self.get_checkpoint_archive_url(parsed.training_run_id, parsed.checkpoint_id)
 
     def delete_checkpoint(self, training_run_id: str, checkpoint_id: str) -> APIFuture[None]:
         """Delete a checkpoint by its id, such as `weights/step-10`."""
@@ -358,6 +383,18 @@ class RestClient:
         """Twin of `get_external_weights_urls`."""
         return await self.get_external_weights_urls(tinker_path)
 
+    async def get_checkpoint_archive_url_async(
+        self, training_run_id: str, checkpoint_id: str
+    ) -> CheckpointArchiveUrlResponse:
+        """Twin of `get_checkpoint_archive_url`."""
+        return await self.get_checkpoint_archive_url(training_run_id, checkpoint_id)
+
+    async def get_checkpoint_archive_url_from_tinker_path_async(
+        self, tinker_path: str
+    ) -> CheckpointArchiveUrlResponse:
+        """Twin of `get_checkpoint_archive_url_from_tinker_path`."""
+        return await self.get_checkpoint_archive_url_from_tinker_path(tinker_path)
+
     async def delete_checkpoint_async(self, training_run_id: str, checkpoint_id: str) -> None:
         """Twin of `delete_checkpoint`."""
         await self.delete_checkpoint(training_run_id, checkpoint_id)
@@ -464,6 +501,18 @@ def _checkpoint_of(training_run_id: str, checkpoint_id: str) -> str:
 def _checkpoint(tinker_path: str) -> str:
     parsed = ParsedCheckpointTinkerPath.from_tinker_path(tinker_path)
     return _checkpoint_of(parsed.training_run_id, parsed.checkpoint_id)
+
+
+def _archive_url(reply: Reply, asked_url: str) -> CheckpointArchiveUrlResponse:
+    """Read an answer that is a redirect, or JSON that says the same."""
+    location = reply.headers.get("location")
+    if location is None:
+        return parse(CheckpointArchiveUrlResponse, reply.json(), "archive")
+    try:
+        expires = parsedate_to_datetime(reply.headers.get("expires", ""))
+    except ValueError:  # it need not say; the link is used at once
+        expires = datetime.now(UTC)
+    return CheckpointArchiveUrlResponse(url=urljoin(asked_url, location), expires=expires)
 
 
 def _session(session_id: str) -> str:

@@ -75,6 +75,8 @@ class Reply:
     status: int
     content: bytes
     content_type: str
+    headers: Mapping[str, str] = dataclasses.field(default_factory=dict[str, str])
+    """Names in any case."""
 
     @property
     def is_protobuf(self) -> bool:
@@ -282,7 +284,10 @@ def _failure(request: Request, response: httpx.Response) -> APIStatusError:
 
 def _reply(response: httpx.Response) -> Reply:
     return Reply(
-        response.status_code, response.content, response.headers.get("content-type", "").lower()
+        response.status_code,
+        response.content,
+        response.headers.get("content-type", "").lower(),
+        response.headers,
     )
 
 

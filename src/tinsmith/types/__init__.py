@@ -9,6 +9,7 @@ service keeps: `TrainingRun`, `Checkpoint`, sessions. The JSON bodies of the pro
 from tinsmith.types._model import RequestModel, ResponseModel, parse_request, user_error
 from tinsmith.types.checkpoints import (
     Checkpoint,
+    CheckpointArchiveUrlResponse,
     CheckpointsListResponse,
     CheckpointTtlRequest,
     CheckpointType,
@@ -159,6 +160,7 @@ __all__ = [
     "ApiKeyUser",
     "CancelledSessionStatusQuery",
     "Checkpoint",
+    "CheckpointArchiveUrlResponse",
     "CheckpointTtlRequest",
     "CheckpointType",
     "CheckpointsListResponse",

@@ -11,6 +11,7 @@ from tinsmith.types.cursor import Cursor
 
 __all__ = [
     "Checkpoint",
+    "CheckpointArchiveUrlResponse",
     "CheckpointTtlRequest",
     "CheckpointType",
     "CheckpointsListResponse",
@@ -52,6 +53,15 @@ class CheckpointsListResponse(ResponseModel):
     checkpoints: list[Checkpoint]
     cursor: Cursor | None = None
     """None where the list is not paged."""
+
+
+class CheckpointArchiveUrlResponse(ResponseModel):
+    """Where a checkpoint's files can be fetched, as one tar."""
+
+    url: str
+    """Signed: who has it needs no API key."""
+    expires: datetime
+    """When the address stops working."""
 
 
 class CheckpointTtlRequest(RequestModel):

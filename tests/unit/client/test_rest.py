@@ -244,3 +244,18 @@ def test_it_ends_with_its_block(server: RecordingServer) -> None:
         client.get_server_capabilities().result(5)
     with pytest.raises(ClientClosedError):
         client.get_server_capabilities().result(5)
+
+
+def test_an_archive_is_where_a_redirect_leads_or_the_answer_says(
+    server: RecordingServer, client: RestClient
+) -> None:
+    far = {"Location": "https://far.example/a?s=1", "Expires": "Sat, 21 Nov 2026 07:00:00 GMT"}
+    near = {"Location": "/api/v1/archives?s=2"}
+    told = {"url": "https://far.example/b", "expires": "2026-11-21T07:00:00Z"}
+    answers = [Reply(302, b"", headers=far), Reply(307, b"", headers=near), Reply(body=told)]
+    server.script(f"{PLACE}/archive", *answers)
+    ask = client.get_checkpoint_archive_url_from_tinker_path
+    first, second, third = (ask(PATH).result(5) for _ in range(3))
+    assert (first.url, first.expires.hour) == ("https://far.example/a?s=1", 7)
+    assert second.url == f"{server.url}/api/v1/archives?s=2"
+    assert third.url == "https://far.example/b"

@@ -66,6 +66,8 @@ SIGNATURES = {
         "list_user_checkpoints": "limit=100, offset=0",
         "get_weights_info_by_tinker_path": "tinker_path",
         "get_external_weights_urls": "tinker_path",
+        "get_checkpoint_archive_url": "training_run_id, checkpoint_id",
+        "get_checkpoint_archive_url_from_tinker_path": "tinker_path",
         "delete_checkpoint": "training_run_id, checkpoint_id",
         "delete_checkpoint_from_tinker_path": "tinker_path",
         "publish_checkpoint_from_tinker_path": "tinker_path",
