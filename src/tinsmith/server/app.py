@@ -10,6 +10,7 @@ from tinsmith.server.routes import (
     basics,
     checkpoints,
     futures,
+    keys,
     runs,
     sampling,
     sessions,
@@ -23,9 +24,9 @@ API_PREFIX = "/api/v1"
 def make_app(service: Service) -> FastAPI:
     """The application of a running service."""
     app = FastAPI(title="Tinsmith", docs_url=None, redoc_url=None, openapi_url=None)
-    for room in (basics, account, sessions, training, futures, sampling, runs, checkpoints):
+    for room in (basics, account, sessions, training, futures, sampling, runs, checkpoints, keys):
         app.include_router(room.make_router(service), prefix=API_PREFIX)
     install_error_handlers(app)
-    if service.config.api_key is not None:
-        app.add_middleware(ApiKeyMiddleware, api_key=service.config.api_key)
+    if not service.keys.is_open:
+        app.add_middleware(ApiKeyMiddleware, keys=service.keys)
     return app

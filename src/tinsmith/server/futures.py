@@ -18,6 +18,7 @@ from itertools import islice
 
 from tinsmith.core.errors import TinsmithError
 from tinsmith.core.jsonio import dumps
+from tinsmith.server.access import current_key_id, may_use
 from tinsmith.server.errors import GoneError, MissingError, RequestError, future_error_body
 from tinsmith.server.metadata.writes import MetadataWrites, NullWrites
 
@@ -52,6 +53,7 @@ class _Entry:
     key: Hashable | None
     digest: str
     owner_id: str | None
+    key_id: int | None
     outcome: Outcome | None = None
     expires_s: float = 0.0
     retrieved: bool = False
@@ -111,7 +113,7 @@ class FutureStore:
         """
         self._count += 1
         request_id = f"{self._boot_id}-{self._count}-{secrets.token_hex(4)}"
-        self._entries[request_id] = _Entry(asyncio.Event(), key, digest, owner_id)
+        self._entries[request_id] = _Entry(asyncio.Event(), key, digest, owner_id, current_key_id())
         row = {
             "request_id": request_id,
             "boot_id": self._boot_id,
@@ -149,6 +151,8 @@ class FutureStore:
         """
         entry = self._entries.get(request_id)
         if entry is not None:
+            if not may_use(entry.key_id):
+                raise _missing(request_id)
             return entry.outcome is None
         parts = request_id.split("-")
         if parts[0] != self._boot_id and not (len(parts) == 3 and len(parts[0]) == 12):
@@ -191,6 +195,8 @@ class FutureStore:
         entry = self._entries.get(request_id)
         if entry is None:
             return await self._stored(request_id)
+        if not may_use(entry.key_id):
+            raise _missing(request_id)
         if entry.outcome is None and hold_s > 0 and not self._closed.is_set():
             try:
                 async with asyncio.timeout(hold_s):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hmac
 import logging
 from typing import TypeVar
 
@@ -14,6 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tinsmith.core.errors import ServerError, TinsmithError
 from tinsmith.core.jsonio import dumps
+from tinsmith.server.access import acting_as
 from tinsmith.server.errors import (
     RequestError,
     TooLargeError,
@@ -21,6 +21,7 @@ from tinsmith.server.errors import (
     error_body,
     status_of,
 )
+from tinsmith.server.keys import KeyRegistry
 from tinsmith.types import RequestModel, ResponseModel, user_error
 
 logger = logging.getLogger(__name__)
@@ -132,24 +133,28 @@ def model_response(model: ResponseModel, status: int = 200) -> Response:
 
 
 class ApiKeyMiddleware:
-    """Lets a request through only with the right X-API-Key."""
+    """Lets a request through only with a good X-API-Key, and notes whose it is."""
 
-    def __init__(self, app: ASGIApp, *, api_key: str) -> None:
+    def __init__(self, app: ASGIApp, *, keys: KeyRegistry) -> None:
         self._app = app
-        self._key = api_key.encode()
+        self._keys = keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers 401 in place of the application where the key is wrong."""
         if scope["type"] == "http" and scope["path"] not in OPEN_PATHS:
             given = next((v for k, v in scope["headers"] if k == b"x-api-key"), b"")
-            if not hmac.compare_digest(given, self._key):
+            is_good, key_id = self._keys.check(given)
+            if not is_good:
                 error = UnauthorizedError(
                     "X-API-Key: missing or wrong",
                     field="X-API-Key",
-                    hint="set TINSMITH_API_KEY to the key that the service was started with",
+                    hint="set TINSMITH_API_KEY to a key of this service",
                 )
                 await error_response(error)(scope, receive, send)
                 return
+            with acting_as(key_id):
+                await self._app(scope, receive, send)
+            return
         await self._app(scope, receive, send)
 
 

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from tinsmith.core.errors import TinsmithError
 from tinsmith.engine.jobs import ForwardBackwardJob, OptimStepJob
 from tinsmith.server import messages
+from tinsmith.server.access import may_use
 from tinsmith.server.base_models import BaseModelCatalog, BaseModelFacts
 from tinsmith.server.checkpoint_admin import check_ttl, expiry_of
 from tinsmith.server.checkpoints import (
@@ -291,7 +292,7 @@ class ModelRegistry:
     def skip(self, model_id: str, seq_id: int) -> None:
         """Counts the number of a request that could not be read as consumed."""
         model = self._store.models.get(model_id)
-        if model is not None:
+        if model is not None and may_use(model.key_id):
             model.unit.dispatcher.skip(model_id, seq_id)
 
     def end_session(self, session_id: str) -> None:
@@ -375,6 +376,7 @@ class ModelRegistry:
             lora_config=lora_config,
             user_metadata=body.user_metadata,
             unit=unit,
+            key_id=self._store.session(session_id).key_id,
         )
         self._store.add_model(model)
         unit.dispatcher.open_lane(model.model_id, session_id)

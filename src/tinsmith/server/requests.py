@@ -12,6 +12,7 @@ from pydantic import ConfigDict, Field
 
 from tinsmith.types import AccessScope, AdamParams, RequestModel
 
+PRINTABLE = r"^[^\x00-\x1f\x7f]*$"
 MAX_PAGE = 1000
 MAX_OFFSET = 2**53
 
@@ -104,6 +105,13 @@ class TelemetryEvent(RequestModel):
     event: str
     event_name: str | None = None
     error_type: str | None = None
+
+
+class CreateKeyRequest(RequestModel):
+    """ext/keys."""
+
+    name: Annotated[str, Field(min_length=1, max_length=100, pattern=PRINTABLE)]
+    note: Annotated[str, Field(max_length=1000, pattern=PRINTABLE)] = ""
 
 
 class ScopeQuery(RequestModel):

@@ -16,6 +16,7 @@ from functools import partial
 from sqlalchemy.engine import Connection
 
 from tinsmith.core.errors import ServerError
+from tinsmith.server.access import current_key_id
 from tinsmith.server.checkpoints import CheckpointPath, CheckpointRecord, CheckpointStore
 from tinsmith.server.config import ServerLimits
 from tinsmith.server.futures import Outcome
@@ -88,12 +89,17 @@ class StoredResults:
 
     async def find(self, request_id: str) -> Outcome | None:
         """A stored result; a failure for work that died with its process; None if unknown."""
-        return await self._metadata.run(partial(_find, request_id=request_id))
+        return await self._metadata.run(
+            partial(_find, request_id=request_id, key_id=current_key_id())
+        )
 
 
-def _find(connection: Connection, *, request_id: str) -> Outcome | None:
+def _find(connection: Connection, *, request_id: str, key_id: int | None) -> Outcome | None:
     stored = queries.stored_future(connection, request_id=request_id, now_s=time.time())
     if stored is None:
+        return None
+    session_id = (stored.owner_id or "").partition(":")[0]
+    if key_id is not None and queries.session_key_id(connection, session_id) != key_id:
         return None
     if stored.payload is not None and stored.media_type is not None:
         return Outcome(bytes(stored.payload), stored.media_type)

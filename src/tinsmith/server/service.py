@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from functools import partial
 
 from tinsmith.core.errors import ServerError
+from tinsmith.server.access import viewer_of
 from tinsmith.server.archives import ArchiveLinks
 from tinsmith.server.base_models import BaseModelCatalog
 from tinsmith.server.checkpoint_admin import CheckpointAdmin
@@ -16,6 +17,7 @@ from tinsmith.server.checkpoints import CheckpointStore, parse_any_checkpoint_pa
 from tinsmith.server.config import ServerConfig
 from tinsmith.server.engines import EnginePool
 from tinsmith.server.futures import FutureStore
+from tinsmith.server.keys import KeyRegistry
 from tinsmith.server.metadata import MetadataStore, database, queries
 from tinsmith.server.metadata.boots import BootLock
 from tinsmith.server.models import ModelRegistry
@@ -45,6 +47,7 @@ class Service:
         self.checkpoints = CheckpointStore(config.state_dir / "checkpoints")
         self.checkpoint_admin = CheckpointAdmin(metadata, self.checkpoints)
         self.store.on_expiring = self.checkpoint_admin.expect
+        self.keys = KeyRegistry(metadata, config.api_key)
         self.archive_links = ArchiveLinks()
         self.runs = RunCatalog(metadata, session_timeout_s=config.limits.session_timeout_s)
         self.engines = EnginePool(config, self.futures, on_models_lost=self._lose_models)
@@ -103,6 +106,7 @@ class Service:
             limits=self.config.limits,
         )
         await self.checkpoint_admin.reap()
+        await self.keys.load()
         return lock
 
     def release_polls(self) -> None:
@@ -153,6 +157,17 @@ class Service:
             "train_attn": lora.train_attn,
             "optimizer_config": {"type": "adamw"},
         }
+
+    async def check_readable(self, tinker_path: str, *, field: str) -> None:
+        """Raises unless the request at hand may load a checkpoint.
+
+        Raises:
+            MissingError: there is none, or it is somebody else's and not published.
+        """
+        viewer = viewer_of("accessible")
+        if viewer.key_id is not None:
+            path = parse_any_checkpoint_path(tinker_path, field=field)
+            await self.checkpoint_admin.find(path, viewer, field=field)
 
     def _end_session(self, session_id: str) -> None:
         self.models.end_session(session_id)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 from uuid import uuid4
 
+from tinsmith.server.access import current_key_id, may_use
 from tinsmith.server.config import ServerLimits
 from tinsmith.server.store import MemoryStore, SessionRecord
 
@@ -48,7 +49,12 @@ class SessionRegistry:
     ) -> SessionRecord:
         """Starts a session; `details` is what else its client told."""
         record = SessionRecord(
-            str(uuid4()), self._loop.time(), tags, user_metadata, details=details or {}
+            str(uuid4()),
+            self._loop.time(),
+            tags,
+            user_metadata,
+            details=details or {},
+            key_id=current_key_id(),
         )
         self._store.add_session(record)
         if self._release_timer is None:
@@ -75,7 +81,7 @@ class SessionRegistry:
     def finish(self, session_id: str, reason: str, detail: str | None = None) -> None:
         """Ends a session at its client's wish; the first reason wins."""
         record = self._store.sessions.get(session_id)
-        if record is None:
+        if record is None or not may_use(record.key_id):
             self._store.session(session_id)  # raises
         elif record.ended is None:
             if detail is not None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from tinsmith.server.access import may_use
 from tinsmith.server.errors import GoneError, LostError, MissingError, RequestError
 from tinsmith.server.metadata.writes import MetadataWrites, NullWrites
 from tinsmith.types import LoraConfig
@@ -187,7 +188,7 @@ class MemoryStore:
             GoneError: over.
         """
         record = self.sessions.get(session_id)
-        if record is None:
+        if record is None or not may_use(record.key_id):
             raise MissingError(
                 f"session_id={session_id!r}: unknown",
                 field="session_id",
@@ -210,9 +211,9 @@ class MemoryStore:
             LostError: it was in the memory of an earlier process.
         """
         record = self.models.get(model_id)
-        if record is None:
+        if record is None or not may_use(record.key_id):
             self._check_session_of(model_id)
-            if model_id in self.lost_models:
+            if model_id in self.lost_models and self._may_use_session_of(model_id):
                 raise self._lost(model_id, field="model_id")
             raise MissingError(
                 f"model_id={model_id!r}: unknown",
@@ -229,7 +230,7 @@ class MemoryStore:
             GoneError: its session is over.
         """
         record = self.samplers.get(sampler_id)
-        if record is None:
+        if record is None or not self._may_use_session_of(sampler_id):
             self._check_session_of(sampler_id)
             raise MissingError(
                 f"sampling_session_id={sampler_id!r}: unknown",
@@ -243,6 +244,10 @@ class MemoryStore:
         session_id = derived_id.partition(":")[0]
         if session_id in self.sessions:
             self.session(session_id)
+
+    def _may_use_session_of(self, derived_id: str) -> bool:
+        session = self.sessions.get(derived_id.partition(":")[0])
+        return may_use(None if session is None else session.key_id)
 
     def reserve(self, session_id: str, field_name: str, number: int, *, digest: str) -> str | None:
         """Takes a per-session sequence number for a request of this content.

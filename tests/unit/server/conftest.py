@@ -10,6 +10,7 @@ import pytest
 
 from tests.postgres import find_programs, running_postgres
 from tests.unit.server.services import Start, running_service
+from tinsmith.core.ids import new_id
 
 
 @pytest.fixture(scope="session")
@@ -33,16 +34,16 @@ def database_url(
 
 @pytest.fixture
 def fresh_database(request: pytest.FixtureRequest) -> Callable[[], str]:
-    """Makes an empty PostgreSQL database."""
+    """Makes an empty PostgreSQL schema: a fraction of a database's cost, and as good here."""
 
     def make() -> str:
         import psycopg
 
         url: str = request.getfixturevalue("postgres_url")
+        name = f"test_{new_id()}"
         with psycopg.connect(url, autocommit=True) as connection:
-            name = f"test_{abs(hash(request.node.nodeid))}"
-            connection.execute(f'CREATE DATABASE "{name}"')
-        return url.rpartition("/")[0] + f"/{name}"
+            connection.execute(f"CREATE SCHEMA {name}")
+        return f"{url}?options=-csearch_path%3D{name}"
 
     return make
 

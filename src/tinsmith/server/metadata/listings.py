@@ -47,7 +47,7 @@ def training_runs(
         wanted = wanted.where(models.c.session_id.in_(of_project))
     order = (models.c.last_request_at.desc(), models.c.model_id)
     page = _page(connection, wanted, order, limit=limit, offset=offset)
-    _add_newest_checkpoints(connection, page.rows)
+    _add_newest_checkpoints(connection, viewer, page.rows)
     return page
 
 
@@ -55,7 +55,7 @@ def training_run(connection: Connection, *, viewer: Viewer, model_id: str) -> Ro
     """One training run, with its newest checkpoints."""
     wanted = sa.select(models).where(models.c.model_id == model_id, _may_see_model(viewer))
     rows = _rows(connection, wanted)
-    _add_newest_checkpoints(connection, rows)
+    _add_newest_checkpoints(connection, viewer, rows)
     return rows[0] if rows else None
 
 
@@ -167,14 +167,16 @@ def storage(connection: Connection, *, viewer: Viewer) -> tuple[int, int]:
     return count, int(size or 0)
 
 
-def _add_newest_checkpoints(connection: Connection, runs: list[Row]) -> None:
+def _add_newest_checkpoints(connection: Connection, viewer: Viewer, runs: list[Row]) -> None:
     ids = [run["model_id"] for run in runs]
     rank = sa.func.row_number().over(
         partition_by=(checkpoints.c.model_id, checkpoints.c.kind),
         order_by=(checkpoints.c.created_at.desc(), checkpoints.c.path),
     )
     ranked = (
-        sa.select(checkpoints, rank.label("rank")).where(checkpoints.c.model_id.in_(ids)).subquery()
+        sa.select(checkpoints, rank.label("rank"))
+        .where(checkpoints.c.model_id.in_(ids), _may_see_checkpoint(viewer))
+        .subquery()
     )
     newest = _rows(connection, sa.select(ranked).where(ranked.c.rank == 1))
     found = {(row["model_id"], row["kind"]): row for row in newest}

@@ -119,6 +119,13 @@ def stored_future(connection: Connection, *, request_id: str, now_s: float) -> S
     return None if row is None else StoredFuture(*row)
 
 
+def session_key_id(connection: Connection, session_id: str) -> int | None:
+    """API key that a session belongs to."""
+    return connection.scalar(
+        sa.select(sessions.c.key_id).where(sessions.c.session_id == session_id)
+    )
+
+
 def is_living(connection: Connection, *, boot_id: str) -> bool:
     """Whether a boot has not ended."""
     ended = sa.select(boots.c.boot_id).where(boots.c.boot_id == boot_id, boots.c.ended_at.is_(None))

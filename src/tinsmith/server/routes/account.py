@@ -6,15 +6,16 @@ from functools import partial
 
 from fastapi import APIRouter, Request, Response
 
-from tinsmith.server.access import key_id_of, viewer_of
+from tinsmith.server.access import current_key_id, viewer_of
 from tinsmith.server.errors import RequestError
 from tinsmith.server.http import json_response, model_response, parse_query
 from tinsmith.server.metadata import listings
 from tinsmith.server.requests import AuditQuery, StorageQuery, UsageQuery
-from tinsmith.server.runs import owner_name
+from tinsmith.server.runs import OPERATOR, owner_name
 from tinsmith.server.service import Service
 from tinsmith.types import ApiKeyDetails, ApiKeyOrganization, ApiKeyResponse
 
+NO_CONTENT = 204
 ORGANIZATION = "self-hosted"
 GIGABYTE = 10**9
 
@@ -26,10 +27,26 @@ def make_router(service: Service) -> APIRouter:
     @router.get("/auth/apikey/me")
     async def who_am_i(request: Request) -> Response:
         details = ApiKeyDetails(org_details=ApiKeyOrganization(name=ORGANIZATION))
-        answer = ApiKeyResponse(
-            key_id=0, name="operator", note="the service's own key", details=details
-        )
+        key_id = current_key_id()
+        if key_id is None:
+            name, note = OPERATOR, "the service's own key"
+        else:
+            record = await service.keys.record(key_id)
+            name, note = record.name, record.note
+        answer = ApiKeyResponse(key_id=key_id or 0, name=name, note=note, details=details)
         return model_response(answer)
+
+    @router.delete("/auth/apikey/me")
+    async def revoke_mine() -> Response:
+        key_id = current_key_id()
+        if key_id is None:
+            raise RequestError(
+                "the operator's key cannot be revoked",
+                field="X-API-Key",
+                hint="start the service with another --api-key",
+            )
+        await service.keys.revoke(key_id)
+        return Response(status_code=NO_CONTENT)
 
     @router.post("/auth/token")
     async def exchange() -> Response:
@@ -51,7 +68,7 @@ def make_router(service: Service) -> APIRouter:
     @router.get("/billing/usage/checkpoints/current")
     async def stored(request: Request) -> Response:
         query = parse_query(StorageQuery, request)
-        viewer = viewer_of(request)
+        viewer = viewer_of()
         if query.project_id is not None:
             raise RequestError(
                 f"project_id={query.project_id!r}: storage is not counted by project",
@@ -60,7 +77,7 @@ def make_router(service: Service) -> APIRouter:
             )
         count, size = await service.metadata.run(partial(listings.storage, viewer=viewer))
         usage = {
-            "user_name": owner_name(key_id_of(request)),
+            "user_name": owner_name(current_key_id()),
             "checkpoint_count": count,
             "size_bytes": size,
             "size_gigabytes": size / GIGABYTE,

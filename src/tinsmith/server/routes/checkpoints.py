@@ -45,7 +45,7 @@ class CheckpointRoutes:
         parts = request.path_params
         text = f"tinker://{parts['run_id']}/{parts['kind']}/{parts['name']}"
         path = parse_any_checkpoint_path(text, field="checkpoint_id")
-        viewer = viewer_of(request)._replace(is_wide=is_wide)
+        viewer = viewer_of()._replace(is_wide=is_wide)
         await self.admin.find(path, viewer, field="checkpoint_id")
         return path
 
@@ -65,22 +65,20 @@ def _add_reading(router: APIRouter, routes: CheckpointRoutes) -> None:
 
     @router.get("/training_runs/{run_id}/checkpoints")
     async def list_of_run(run_id: str, request: Request) -> Response:
-        viewer = viewer_of(request, "accessible")
+        viewer = viewer_of("accessible")
         return model_response(await service.runs.run_checkpoints(viewer, run_id))
 
     @router.get("/checkpoints")
     async def list_all(request: Request) -> Response:
         query = parse_query(CheckpointsQuery, request)
-        found = await service.runs.checkpoints(
-            viewer_of(request), limit=query.limit, offset=query.offset
-        )
+        found = await service.runs.checkpoints(viewer_of(), limit=query.limit, offset=query.offset)
         return model_response(found)
 
     @router.post("/weights_info")
     async def weights_info(request: Request) -> Response:
         body = parse_json(WeightsInfoRequest, await routes.read(request))
         path = parse_any_checkpoint_path(body.tinker_path, field="tinker_path")
-        await routes.admin.find(path, viewer_of(request, "accessible"), field="tinker_path")
+        await routes.admin.find(path, viewer_of("accessible"), field="tinker_path")
         return json_response(service.weights_info(body.tinker_path))
 
 
@@ -119,7 +117,7 @@ def _add_changing(router: APIRouter, routes: CheckpointRoutes) -> None:
                 field="weights_access_token",
                 hint="let the owner publish the checkpoint, then copy it",
             )
-        viewer = viewer_of(request, "accessible")
+        viewer = viewer_of("accessible")
         await admin.find(source, viewer, field="source_path")
         request_key = request.headers.get("x-idempotency-key") or new_id()
         path = await admin.copy(body, source, request_key=request_key, key_id=viewer.key_id)

@@ -24,7 +24,7 @@ def make_router(service: Service) -> APIRouter:
     async def list_training_runs(request: Request) -> Response:
         query = parse_query(RunsQuery, request)
         found = await runs.training_runs(
-            viewer_of(request, query.access_scope),
+            viewer_of(query.access_scope),
             limit=query.limit,
             offset=query.offset,
             project_id=query.project_id,
@@ -34,31 +34,31 @@ def make_router(service: Service) -> APIRouter:
     @router.get("/training_runs/{run_id}")
     async def get_training_run(run_id: str, request: Request) -> Response:
         query = parse_query(ScopeQuery, request)
-        viewer = viewer_of(request, query.access_scope)
+        viewer = viewer_of(query.access_scope)
         return model_response(await runs.training_run(viewer, run_id))
 
     @router.get("/sessions")
     async def list_sessions(request: Request) -> Response:
         query = parse_query(SessionsQuery, request)
-        viewer = viewer_of(request, query.access_scope)
+        viewer = viewer_of(query.access_scope)
         return model_response(await runs.sessions(viewer, limit=query.limit, offset=query.offset))
 
     @router.post("/sessions/search")
     async def search_sessions(request: Request) -> Response:
         body = parse_json(SessionSearchRequest, await read_body(request, max_bytes))
         scope = "accessible" if body.owner.type != "own" else "owned"
-        return model_response(await runs.search(viewer_of(request, scope), body))
+        return model_response(await runs.search(viewer_of(scope), body))
 
     @router.get("/sessions/{session_id}")
     async def get_session(session_id: str, request: Request) -> Response:
         query = parse_query(ScopeQuery, request)
-        viewer = viewer_of(request, query.access_scope)
+        viewer = viewer_of(query.access_scope)
         return model_response(await runs.session(viewer, session_id))
 
     @router.put("/sessions/{session_id}/project")
     async def assign_project(session_id: str, request: Request) -> Response:
         body = parse_json(SessionProjectRequest, await read_body(request, max_bytes))
-        await runs.session(viewer_of(request), session_id)
+        await runs.session(viewer_of(), session_id)
         await runs.set_project(session_id, body.project_id)
         record = service.store.sessions.get(session_id)
         if record is not None:
@@ -67,7 +67,7 @@ def make_router(service: Service) -> APIRouter:
 
     @router.get("/sessions/{session_id}/trace_export")
     async def export_trace(session_id: str, request: Request) -> Response:
-        await runs.session(viewer_of(request), session_id)
+        await runs.session(viewer_of(), session_id)
         error = MissingError("this service records no traces")
         return json_response({"status": "failed", "error": str(error)})
 

@@ -20,6 +20,8 @@ def make_router(service: Service) -> APIRouter:
     async def create_sampling_session(request: Request) -> Response:
         raw = await read_body(request, max_bytes)
         body = parse_json(CreateSamplingSessionRequest, raw)
+        if body.model_path is not None:
+            await service.check_readable(body.model_path, field="model_path")
         sampler_id = service.samplers.open(body, digest=content_hash(raw))
         answer = {"type": "create_sampling_session", "sampling_session_id": sampler_id}
         return json_response(answer)

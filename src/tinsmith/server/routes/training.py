@@ -75,6 +75,8 @@ class TrainingRoutes:
         raw = await self.read(request)
         try:
             body = parse_json(body_type, raw)
+            if isinstance(body, LoadWeightsRequest):
+                await self.service.check_readable(body.path, field="path")
         except TinsmithError:
             self._skip(raw, "application/json")
             raise
