@@ -195,6 +195,7 @@ class LeanDecoder:
     ) -> Tensor:
         """See `Decoder.prefill`."""
         rows, length = tokens_BT.shape
+        self._use_copies(routing, rows * length, is_step=False)
         stop = start + length
         positions = torch.arange(start, stop, device=tokens_BT.device)
         turns = self._turns(positions)
@@ -225,7 +226,7 @@ class LeanDecoder:
     def decode(self, batch: DecodeBatch, cache: SlotCache, routing: _Routing) -> Tensor:
         """See `Decoder.decode`."""
         rows = batch.tokens.shape[0]
-        self._use_copies(routing, rows)
+        self._use_copies(routing, rows, is_step=True)
         groups, size, heads = self.shape.num_heads, self.shape.head_size, self._query_heads
         view = self._view(cache, rows, batch.length)
         flat_places = (view.first + batch.places[:, None]).view(-1)
@@ -415,11 +416,13 @@ class LeanDecoder:
         self._packed[snapshot.id] = packed
         return packed
 
-    def _use_copies(self, routing: _Routing, num_rows: int) -> None:
+    def _use_copies(self, routing: _Routing, num_rows: int, *, is_step: bool) -> None:
         """Let a batch use faster products, once there are any."""
         solo = routing.solo
         packed = {} if solo is None else self._pack(solo)
-        found = self._copies.find(None if solo is None else solo.id, packed, num_rows)
+        found = self._copies.find(
+            None if solo is None else solo.id, packed, num_rows, is_step=is_step
+        )
         if found is not None:
             routing.owner, routing.products = found
 

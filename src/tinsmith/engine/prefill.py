@@ -22,6 +22,7 @@ from tinsmith.types import EMPTY_LOGPROB
 
 __all__ = ["Prefill"]
 
+_CPU_BATCH_TOKENS = 512  # activations of more fall out of the cache
 _MAX_PADDING = 1.25  # padded positions over real ones in one batch
 
 
@@ -35,7 +36,10 @@ class Prefill:
 
     def run_short(self, states: Sequence[JobState]) -> None:
         """Whole prompts; similar lengths share a batch."""
-        for batch in _batches(states, self._max_tokens):
+        limit = self._max_tokens
+        if self._decoder.shape.device.type == "cpu":
+            limit = min(limit, _CPU_BATCH_TOKENS)
+        for batch in _batches(states, limit):
             self._run_batch(batch)
 
     def run_chunk(self, state: JobState, max_tokens: int) -> bool:

@@ -111,14 +111,21 @@ class WeightCopies:
         self._copies: dict[tuple[str, _Kind], Mapping[str, Product]] = {}
 
     def find(
-        self, snapshot_id: str | None, packed: PackedSnapshot, num_rows: int
+        self,
+        snapshot_id: str | None,
+        packed: PackedSnapshot,
+        num_rows: int,
+        *,
+        is_step: bool = True,
     ) -> tuple[str, Mapping[str, Product]] | None:
-        """Count a decode step, and give the products to use for it if there are better ones.
+        """Products to use now, if there are better ones than the plain.
 
         Args:
             snapshot_id: the snapshot of all rows, or None if there are several or none.
             packed: that snapshot's pairs.
-            num_rows: rows of this step.
+            num_rows: rows of the products to come.
+            is_step: whether this is a decode step, which counts towards making a copy; a prefill
+                uses what is there.
 
         Returns:
             Whose weights are in the products (empty: the base model's alone), and the products.
@@ -128,17 +135,16 @@ class WeightCopies:
         kind: _Kind = "one" if num_rows == 1 else "many"
         if kind == "many" and not _has_packed_products():
             return None
-        is_due = self._count(_BASE) >= _MIN_STEPS
-        owner = _BASE
-        if snapshot_id is not None and self._count(snapshot_id) >= _MIN_STEPS_ALONE:
-            owner, is_due = snapshot_id, True
-        if not is_due:
+        owner = None
+        for key, needed in ((_BASE, _MIN_STEPS), (snapshot_id, _MIN_STEPS_ALONE)):
+            if key is None:
+                continue
+            self._num_steps[key] = self._num_steps.get(key, 0) + is_step
+            if self._num_steps[key] >= needed and (is_step or (key, kind) in self._copies):
+                owner = key
+        if owner is None:
             return None
         return owner, self._copy(owner, kind, packed if owner else {})
-
-    def _count(self, key: str) -> int:
-        self._num_steps[key] = self._num_steps.get(key, 0) + 1
-        return self._num_steps[key]
 
     def _copy(self, owner: str, kind: _Kind, packed: PackedSnapshot) -> Mapping[str, Product]:
         copy = self._copies.pop((owner, kind), None)
