@@ -72,7 +72,7 @@ class TensorData:
         sparse_crow_indices: npt.ArrayLike | None = None,
         sparse_col_indices: npt.ArrayLike | None = None,
     ) -> None:
-        if dtype not in _NUMPY_DTYPES:
+        if not isinstance(dtype, str) or dtype not in _NUMPY_DTYPES:
             raise DataError(f"dtype={dtype!r}: must be 'int64' or 'float32'", field="dtype")
         values = _as_dtype([] if data is None else data, dtype)
         dims = None if shape is None else _checked_shape(shape)

@@ -179,3 +179,9 @@ def test_json_names_unknown_fields_and_wrong_kinds() -> None:
     with pytest.raises(ValueError, match="not list"):
         JSON.validate_python([1])
     assert JSON.json_schema()["type"] == "object"
+
+
+@pytest.mark.parametrize("dtype", [None, [], {}, ["int64"], 1, "int32"])
+def test_a_dtype_of_any_other_kind_is_refused_by_name(dtype: object) -> None:
+    with pytest.raises(ValueError, match="dtype"):
+        TypeAdapter(TensorData).validate_python({"data": [1], "dtype": dtype})
