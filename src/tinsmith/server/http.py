@@ -110,9 +110,25 @@ def parse_json(model_type: type[ModelT], body: bytes) -> ModelT:
         UserError: naming the first offending field.
     """
     try:
-        return model_type.model_validate_json(body)
+        parsed = model_type.model_validate_json(body)
     except ValidationError as exc:
         raise user_error(exc, model_type) from exc
+    _check_storable(getattr(parsed, "user_metadata", None))
+    return parsed
+
+
+def _check_storable(user_metadata: object) -> None:
+    """Refuses metadata that could be accepted now and not be told again: NaN, endless nesting."""
+    if user_metadata is None:
+        return
+    try:
+        dumps(user_metadata)
+    except (ValueError, RecursionError) as exc:
+        raise RequestError(
+            f"user_metadata: cannot be kept: {exc}; numbers must be finite",
+            field="user_metadata",
+            hint="write NaN and infinity as text or null",
+        ) from exc
 
 
 def parse_query(model_type: type[ModelT], request: Request) -> ModelT:

@@ -193,6 +193,14 @@ async def test_models_that_cannot_be_made_are_refused_before_an_engine_starts(
     assert (answer.status_code, answer.json()["field"]) == (400, field)
 
 
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "1e999"])
+async def test_metadata_that_json_cannot_tell_again_is_refused(start: Start, number: str) -> None:
+    async with start() as (_, client):
+        body = f'{{"sdk_version": "1", "user_metadata": {{"a": [{number}]}}}}'
+        answer = await client.post("create_session", content=body)
+    assert (answer.status_code, answer.json()["field"]) == (400, "user_metadata")
+
+
 async def test_an_unknown_base_model_offers_the_nearest(start: Start) -> None:
     async with start() as (_, client):
         opened = (await client.post("create_session", json={"sdk_version": "1"})).json()
