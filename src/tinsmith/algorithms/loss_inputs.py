@@ -49,6 +49,9 @@ class LossInputs:
     """A mask whose marked tokens the loss takes a mean over: a datum with a signal marks some."""
 
 
+MAX_SETTING = float(np.finfo(np.float32).max)
+"""Largest value of a loss's setting."""
+
 MAX_SPARSE_CELLS = 2**24
 """Cells of one sparse input once it is dense: its few bytes may name any shape."""
 
@@ -123,9 +126,10 @@ def check_loss_config(
                 f"loss_fn_config.{key}: {spec.name} takes no such setting (it takes: {allowed})",
                 field=f"loss_fn_config.{key}",
             )
-        if isinstance(value, str) or not math.isfinite(value) or value < 0:
+        # Losses are computed in float32; torch refuses a bound beyond it in the middle of a batch.
+        if isinstance(value, str) or not 0 <= value <= MAX_SETTING:
             raise ConfigError(
-                f"loss_fn_config.{key}={value!r}: must be a finite number, 0 or more",
+                f"loss_fn_config.{key}={value!r}: must be a number from 0 to {MAX_SETTING:.2g}",
                 field=f"loss_fn_config.{key}",
             )
         resolved[key] = float(value)

@@ -249,3 +249,9 @@ def test_inputs_come_back_in_their_dtypes() -> None:
 def test_unknown_losses_offer_the_nearest() -> None:
     with pytest.raises(UnknownNameError, match="did you mean 'importance_sampling'"):
         find_loss("importance_sampler")
+
+
+@pytest.mark.parametrize("value", [1e39, -1e-9, math.inf, math.nan, "2"])
+def test_a_setting_that_float32_cannot_hold_is_refused_by_name(value: float | str) -> None:
+    with pytest.raises(ConfigError, match="clip_high_threshold"):
+        check_loss_config(LOSS_INPUTS["ppo"], {"clip_high_threshold": value})
