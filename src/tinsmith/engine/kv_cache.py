@@ -101,6 +101,11 @@ class SlotCache:
         """Positions allocated a slot."""
         return self.data.shape[4]
 
+    @property
+    def num_bytes(self) -> int:
+        """Memory held."""
+        return self.data.numel() * self.data.dtype.itemsize
+
     def reserve(self, slots: int, positions: int, *, max_slots: int) -> None:
         """Make room, keeping what is there."""
         if slots <= self.num_slots and positions <= self.num_positions:

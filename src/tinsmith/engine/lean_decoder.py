@@ -17,7 +17,7 @@ G key/value heads, D head size, L layers.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -35,6 +35,7 @@ from tinsmith.engine.packed_lora import (
     PackedSnapshot,
     Site,
     SiteLora,
+    StackCache,
     pack_snapshot,
     stack_rows,
 )
@@ -43,7 +44,7 @@ from tinsmith.engine.weight_copies import Product, WeightCopies, plain_product
 __all__ = ["LeanDecoder"]
 
 _FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
-_MAX_PACKED = 64  # snapshots kept in packed form
+_MAX_PACKED_BYTES = 2**30  # of snapshots kept in packed form, the live ones aside
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,8 @@ class _Routing:
     """Matrix products by site name."""
     owner: str = ""
     """The snapshot whose weights are in the products already."""
+    positions: int = 1
+    """Positions a row in the products to come."""
 
 
 class _Turns(NamedTuple):
@@ -111,6 +114,10 @@ class _CacheView(NamedTuple):
     """Of each layer: flat [2 * S * G * P, D], keys and values [B, G, P, D]."""
 
 
+_Attend = Callable[[int, Tensor], Tensor]
+"""From a layer's index and its queries, keys and values [N, ...] to its attention [N, Q * D]."""
+
+
 class LeanDecoder:
     """Decodes one of the Llama-shaped families. Build it with `build`."""
 
@@ -150,6 +157,7 @@ class LeanDecoder:
         self._sites += [site for layer in layers for site in (layer.gate_up, layer.down)]
         self._sites.append(head)
         self._packed: dict[str, PackedSnapshot] = {}
+        self._stacks = StackCache()
         self._plain = {site.names[0]: plain_product(site) for site in self._sites}
         self._copies = WeightCopies(self._sites, max_copy_bytes)
 
@@ -161,32 +169,20 @@ class LeanDecoder:
             return None
         if len(set(getattr(config, "layer_types", None) or ["full_attention"])) > 1:
             return None
-
-        eps = float(config.rms_norm_eps)
-
-        def fuse(prefix: str, *names: str) -> Site:
-            return Site.fuse([base.layers[f"{prefix}.{name}"] for name in names])
-
-        layers = [
-            _Layer(
-                input_norm=_NormWeight.of(layer.input_layernorm.weight, eps),
-                qkv=fuse(f"model.layers.{index}.self_attn", "q_proj", "k_proj", "v_proj"),
-                out=fuse(f"model.layers.{index}.self_attn", "o_proj"),
-                post_norm=_NormWeight.of(layer.post_attention_layernorm.weight, eps),
-                gate_up=fuse(f"model.layers.{index}.mlp", "gate_proj", "up_proj"),
-                down=fuse(f"model.layers.{index}.mlp", "down_proj"),
-            )
-            for index, layer in enumerate(base.model.model.layers)
-        ]
-        return cls(base, layers, Site.fuse([base.head]), limits.max_weight_copy_bytes)
+        # Training reads the fused weights too, and must be able to whoever makes the sampler.
+        with torch.inference_mode(mode=False), torch.no_grad():
+            return cls(base, _layers_of(base), Site.fuse([base.head]), limits.max_weight_copy_bytes)
 
     def route(self, rows: Sequence[SnapshotRows], num_rows: int) -> _Routing:
         """Pack the snapshots that are new, and stack those of this batch."""
+        known = len(self._packed)
         entries = [
             AdapterRows(start, stop, self._pack(snapshot))
             for start, stop, snapshot in rows
             if snapshot is not None and stop > start
         ]
+        if len(self._packed) > known:
+            self._drop_packed(len(entries))
         solo = rows[0].snapshot if len(rows) == 1 and rows[0][:2] == (0, num_rows) else None
         return _Routing(stack_rows(entries, num_rows), solo, self._plain)
 
@@ -196,6 +192,7 @@ class LeanDecoder:
         """See `Decoder.prefill`."""
         rows, length = tokens_BT.shape
         self._use_copies(routing, rows * length, is_step=False)
+        routing.positions = length
         stop = start + length
         positions = torch.arange(start, stop, device=tokens_BT.device)
         turns = self._turns(positions)
@@ -220,13 +217,14 @@ class LeanDecoder:
             )
             return out.transpose(1, 2).reshape(rows * length, -1)
 
-        hidden = self._run(tokens_BT.reshape(-1), turns, attend, routing, length)
+        hidden = self._run(tokens_BT.reshape(-1), turns, attend, routing)
         return hidden.view(rows, length, -1)
 
     def decode(self, batch: DecodeBatch, cache: SlotCache, routing: _Routing) -> Tensor:
         """See `Decoder.decode`."""
         rows = batch.tokens.shape[0]
         self._use_copies(routing, rows, is_step=True)
+        routing.positions = 1
         groups, size, heads = self.shape.num_heads, self.shape.head_size, self._query_heads
         view = self._view(cache, rows, batch.length)
         flat_places = (view.first + batch.places[:, None]).view(-1)
@@ -256,26 +254,25 @@ class LeanDecoder:
             return parts[0] if len(parts) == 1 else torch.cat(parts)
 
         turns = self._fold(self._turns(batch.positions))
-        return self._run(batch.tokens, turns, attend, routing, 1)
+        return self._run(batch.tokens, turns, attend, routing)
 
     def logits(self, hidden_NH: Tensor, routing: _Routing) -> Tensor:
         """See `Decoder.logits`."""
-        return self._multiply(self._head, hidden_NH, routing, 1)
+        routing.positions = 1
+        return self._multiply(self._head, hidden_NH, routing)
 
-    def _run(
-        self, tokens_N: Tensor, turns: _Turns, attend: Any, routing: _Routing, positions: int
-    ) -> Tensor:
+    def _run(self, tokens_N: Tensor, turns: _Turns, attend: _Attend, routing: _Routing) -> Tensor:
         """Hidden states [N, H] after the last norm; `attend` gives a layer's attention."""
         norm, multiply = self._norm_rows, self._multiply
         x = functional.embedding(tokens_N, self._embedding)
         for index, layer in enumerate(self._layers):
-            qkv = multiply(layer.qkv, norm(x, layer.input_norm), routing, positions)
+            qkv = multiply(layer.qkv, norm(x, layer.input_norm), routing)
             self._rotate_(qkv, index, turns)
-            x = multiply(layer.out, attend(index, qkv), routing, positions, x)
-            gate_up = multiply(layer.gate_up, norm(x, layer.post_norm), routing, positions)
+            x = multiply(layer.out, attend(index, qkv), routing, x)
+            gate_up = multiply(layer.gate_up, norm(x, layer.post_norm), routing)
             middle = gate_up.shape[1] // 2
             inner = functional.silu(gate_up[:, :middle]).mul_(gate_up[:, middle:])
-            x = multiply(layer.down, inner, routing, positions, x)
+            x = multiply(layer.down, inner, routing, x)
         return norm(x, self._norm)
 
     def _rms_norm(self, x: Tensor, weight: _NormWeight) -> Tensor:
@@ -288,22 +285,16 @@ class LeanDecoder:
         return torch.div(x, root).mul_(weight.scaled)
 
     def _multiply(
-        self,
-        site: Site,
-        x: Tensor,
-        routing: _Routing,
-        positions: int,
-        residual: Tensor | None = None,
+        self, site: Site, x: Tensor, routing: _Routing, residual: Tensor | None = None
     ) -> Tensor:
-        """One site's product for rows of `positions` positions each, plus `residual`."""
+        """One site's product with the low-rank ones of its rows, plus `residual`."""
         name = site.names[0]
         out = routing.products[name](x, residual)
-        if not routing.owner:
-            lora = routing.sites.get(name)
-            if lora is not None and positions == 1:
-                lora.add_(out, x)
-            elif lora is not None:
-                lora.add_long_(out, x, positions)
+        lora = None if routing.owner else routing.sites.get(name)
+        if lora is not None and routing.positions == 1:
+            lora.add_(out, x, self._stacks)
+        elif lora is not None:
+            lora.add_long_(out, x, routing.positions)
         return out
 
     def _rotate_(self, qkv: Tensor, index: int, turns: _Turns) -> None:
@@ -311,10 +302,7 @@ class LeanDecoder:
         size = self.shape.head_size
         count = self._query_heads + self.shape.num_heads
         heads = qkv[:, : count * size].view(-1, count, size)
-        if self._head_norm is not None:
-            normed = self._norm_heads(heads)
-        else:
-            normed = heads
+        normed = self._norm_heads(heads)
         swapped = normed.view(-1, count, 2, size // 2).flip(2).view(-1, count, size)
         if turns.is_folded:
             cos, sin = turns.cos[index], turns.sin[index]
@@ -411,10 +399,16 @@ class LeanDecoder:
         packed = self._packed.pop(snapshot.id, None)
         if packed is None:
             packed = pack_snapshot(self._sites, snapshot.weights)
-            while len(self._packed) >= _MAX_PACKED:
-                del self._packed[next(iter(self._packed))]
         self._packed[snapshot.id] = packed
         return packed
+
+    def _drop_packed(self, live: int) -> None:
+        """Forget the longest unused snapshots beyond the `live` newest and a budget."""
+        size = 0
+        for index, key in enumerate(reversed(list(self._packed))):
+            size += sum(a.nbytes + b.nbytes for a, b in self._packed[key].values())
+            if index >= live and size > _MAX_PACKED_BYTES:
+                del self._packed[key]
 
     def _use_copies(self, routing: _Routing, num_rows: int, *, is_step: bool) -> None:
         """Let a batch use faster products, once there are any."""
@@ -425,6 +419,26 @@ class LeanDecoder:
         )
         if found is not None:
             routing.owner, routing.products = found
+
+
+def _layers_of(base: BaseModel) -> list[_Layer]:
+    """The model's weights, fused."""
+    eps = float(base.model.config.rms_norm_eps)
+
+    def fuse(prefix: str, *names: str) -> Site:
+        return Site.fuse([base.layers[f"{prefix}.{name}"] for name in names])
+
+    return [
+        _Layer(
+            input_norm=_NormWeight.of(layer.input_layernorm.weight, eps),
+            qkv=fuse(f"model.layers.{index}.self_attn", "q_proj", "k_proj", "v_proj"),
+            out=fuse(f"model.layers.{index}.self_attn", "o_proj"),
+            post_norm=_NormWeight.of(layer.post_attention_layernorm.weight, eps),
+            gate_up=fuse(f"model.layers.{index}.mlp", "gate_proj", "up_proj"),
+            down=fuse(f"model.layers.{index}.mlp", "down_proj"),
+        )
+        for index, layer in enumerate(base.model.model.layers)
+    ]
 
 
 def _runs(prompts: Sequence[SharedPrompt], rows: int) -> list[tuple[int, int, PromptBlock | None]]:

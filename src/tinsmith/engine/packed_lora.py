@@ -26,6 +26,7 @@ __all__ = [
     "PackedSnapshot",
     "Site",
     "SiteLora",
+    "StackCache",
     "pack_snapshot",
     "stack_rows",
 ]
@@ -112,44 +113,67 @@ class AdapterRows(NamedTuple):
     packed: PackedSnapshot
 
 
+_Owned = tuple[int, int, PackedPair]
+"""Rows [start, stop) and what acts on them at one site."""
+
+
+class StackCache:
+    """The stacked pairs of each site, kept while the same snapshots are live."""
+
+    def __init__(self) -> None:
+        self._stacks: dict[str, tuple[tuple[PackedPair, ...], Tensor, Tensor]] = {}
+
+    def find(self, name: str, pairs: tuple[PackedPair, ...]) -> tuple[Tensor, Tensor]:
+        """A [A, I, R], zero beyond each adapter's rank, and B [A, R, O]."""
+        kept = self._stacks.get(name)
+        if kept is not None and _are_same(kept[0], pairs):
+            return kept[1], kept[2]
+        rank = max(pair.a.shape[0] for pair in pairs)
+        a = pairs[0].a.new_zeros(len(pairs), pairs[0].a.shape[1], rank)
+        b = pairs[0].b.new_zeros(len(pairs), rank, pairs[0].b.shape[0])
+        for index, pair in enumerate(pairs):
+            a[index, :, : pair.a.shape[0]] = pair.a.t()
+            b[index, : pair.a.shape[0]] = pair.b.t()
+        self._stacks[name] = (pairs, a, b)
+        return a, b
+
+
+def _are_same(ours: tuple[PackedPair, ...], theirs: tuple[PackedPair, ...]) -> bool:
+    same = (one is other for one, other in zip(ours, theirs, strict=False))
+    return len(ours) == len(theirs) and all(same)
+
+
 class SiteLora:
     """What the live snapshots add at one site, for one fixed assignment of rows to snapshots."""
 
-    def __init__(self, pairs: Sequence[tuple[int, int, PackedPair]], num_rows: int) -> None:
-        self._pairs = [(start, stop, pair.a.t(), pair.b.t()) for start, stop, pair in pairs]
-        self._whole = len(pairs) == 1 and pairs[0][:2] == (0, num_rows)
-        self._sources = pairs
+    def __init__(self, name: str, owned: Sequence[_Owned], num_rows: int) -> None:
+        self._name = name
+        self._owned = owned
         self._num_rows = num_rows
-        self._stack: _Stack | None = None
+        self._places: _Places | None = None
 
-    def add_(self, out: Tensor, x: Tensor) -> None:
+    def add_(self, out: Tensor, x: Tensor, stacks: StackCache) -> None:
         """Add the low-rank products of x [N, I] to out [N, O], one position a row."""
-        if self._whole:
-            _, _, a, b = self._pairs[0]
-            out.addmm_(x @ a, b)
-        elif len(self._pairs) == 1:
+        if len(self._owned) == 1:
             self.add_long_(out, x, 1)
-        else:
-            self._add_stacked(out, x)
+            return
+        if self._places is None:
+            self._places = _Places.of(self._owned, self._num_rows)
+        a, b = stacks.find(self._name, tuple(pair for _, _, pair in self._owned))
+        rows, is_real = self._places
+        if rows is None:
+            low = torch.bmm(x.view(a.shape[0], -1, x.shape[1]), a)
+            out.view(a.shape[0], -1, out.shape[1]).baddbmm_(low, b)
+            return
+        padded = x.index_select(0, rows).view(a.shape[0], -1, x.shape[1])
+        added = torch.bmm(torch.bmm(padded, a), b).view(-1, out.shape[1])
+        out.index_add_(0, rows, added if is_real is None else added.mul_(is_real))
 
     def add_long_(self, out: Tensor, x: Tensor, positions: int) -> None:
         """The same for rows of several positions each, an adapter at a time."""
-        for start, stop, a, b in self._pairs:
+        for start, stop, (a, b) in self._owned:
             rows = slice(start * positions, stop * positions)
-            out[rows].addmm_(x[rows] @ a, b)
-
-    def _add_stacked(self, out: Tensor, x: Tensor) -> None:
-        if self._stack is None:
-            self._stack = _Stack.of(self._sources, self._num_rows)
-        a, b, rows, is_real = self._stack
-        count = a.shape[0]
-        if rows is None:
-            low = torch.bmm(x.view(count, -1, x.shape[1]), a)
-            out.view(count, -1, out.shape[1]).baddbmm_(low, b)
-            return
-        padded = x.index_select(0, rows).view(count, -1, x.shape[1])
-        added = torch.bmm(torch.bmm(padded, a), b).view(-1, out.shape[1])
-        out.index_add_(0, rows, added if is_real is None else added.mul_(is_real))
+            out[rows].addmm_(x[rows] @ a.t(), b.t())
 
 
 def stack_rows(rows: Sequence[AdapterRows], num_rows: int) -> dict[str, SiteLora]:
@@ -157,6 +181,7 @@ def stack_rows(rows: Sequence[AdapterRows], num_rows: int) -> dict[str, SiteLora
     names = dict.fromkeys(name for entry in rows for name in entry.packed)
     return {
         name: SiteLora(
+            name,
             [
                 (entry.start, entry.stop, entry.packed[name])
                 for entry in rows
@@ -168,36 +193,26 @@ def stack_rows(rows: Sequence[AdapterRows], num_rows: int) -> dict[str, SiteLora
     }
 
 
-class _Stack(NamedTuple):
-    """Several adapters' pairs at one site, and the padded places of their rows."""
+class _Places(NamedTuple):
+    """Where the rows of a stack's adapters are, padded to the longest run of M rows."""
 
-    a: Tensor
-    """[A, I, R], zero beyond each adapter's rank."""
-    b: Tensor
-    """[A, R, O]."""
     rows: Tensor | None
     """[A * M]: row of each place; None where rows lie as the stack wants them."""
     is_real: Tensor | None
     """[A * M, 1]: 1, or 0 for padding, which repeats a row; None without padding."""
 
     @classmethod
-    def of(cls, pairs: Sequence[tuple[int, int, PackedPair]], num_rows: int) -> _Stack:
-        rank = max(pair.a.shape[0] for _, _, pair in pairs)
-        first = pairs[0][2]
-        a = first.a.new_zeros(len(pairs), first.a.shape[1], rank)
-        b = first.b.new_zeros(len(pairs), rank, first.b.shape[0])
-        for index, (_, _, pair) in enumerate(pairs):
-            a[index, :, : pair.a.shape[0]] = pair.a.t()
-            b[index, : pair.a.shape[0]] = pair.b.t()
-        width = max(stop - start for start, stop, _ in pairs)
-        is_even = all(stop - start == width for start, stop, _ in pairs)
-        if is_even and width * len(pairs) == num_rows:
-            return cls(a, b, None, None)
+    def of(cls, owned: Sequence[_Owned], num_rows: int) -> _Places:
+        width = max(stop - start for start, stop, _ in owned)
+        is_even = all(stop - start == width for start, stop, _ in owned)
+        if is_even and width * len(owned) == num_rows:
+            return cls(None, None)
         rows: list[int] = []
         is_real: list[float] = []
-        for start, stop, _ in pairs:
+        for start, stop, _ in owned:
             padding = width - (stop - start)
             rows += [*range(start, stop), *[start] * padding]
             is_real += [1.0] * (stop - start) + [0.0] * padding
+        a = owned[0][2].a
         mask = None if all(is_real) else a.new_tensor(is_real)[:, None]
-        return cls(a, b, torch.tensor(rows, device=a.device), mask)
+        return cls(torch.tensor(rows, device=a.device), mask)

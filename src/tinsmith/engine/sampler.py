@@ -36,6 +36,7 @@ __all__ = ["Sampler"]
 
 _LENGTH_STEP = 8  # attention covers the longest row, rounded up to this
 _MIN_COPIED = 256  # positions that samples would copy before they share the prompt instead
+_KEPT_CACHE_BYTES = 2**28  # kept for the next rows when the last one leaves
 _LIVE_CHUNK_SHARE = 4  # a long prompt's chunk is that much smaller while rows wait for their token
 
 
@@ -143,7 +144,7 @@ class Sampler:
         while self._ready and len(entries) < self._rows.num_free:
             state = self._ready[0]
             count = min(state.num_waiting, self._rows.num_free - len(entries))
-            count = self._fitting(state, count, len(entries))
+            count = min(count, self._room_for(state, entries))
             if count == 0:
                 break
             assert state.last_logits is not None
@@ -187,17 +188,19 @@ class Sampler:
         self._finish(entry, sequence)
         return None
 
-    def _fitting(self, state: JobState, count: int, starting: int) -> int:
-        """How many more samples of a job the cache may hold; at least one when it is empty."""
-        rows = len(self._rows) + starting
-        needed = max(self._rows.positions_needed(), state.num_in_slot + state.max_new)
-        positions = max(bucket(needed, 64), self._cache.num_positions if rows else 0)
-        shared = {
-            id(prompt.block): prompt.block.num_bytes for prompt in self._rows.shared_prompts()
-        }
+    def _room_for(self, state: JobState, starting: Sequence[Entry]) -> int:
+        """How many samples of a job the cache has room for; at least one when it is empty."""
+        rows = len(self._rows) + len(starting)
+        states = {id(state): state, **{id(entry.state): entry.state for entry in starting}}
+        needed = [self._rows.positions_needed()]
+        needed += [other.num_in_slot + other.max_new for other in states.values()]
+        positions = max(bucket(max(needed), 64), self._cache.num_positions if rows else 0)
+        blocks = [prompt.block for prompt in self._rows.shared_prompts()]
+        blocks += [s.block for s in states.values() if s.shares_block and s.block is not None]
+        shared = {id(block): block.num_bytes for block in blocks}
         slot_bytes = self._decoder.shape.bytes_per_position * positions
         room = (self._limits.max_cache_bytes - sum(shared.values())) // slot_bytes - rows
-        return min(count, max(room, 0 if rows else 1))
+        return max(room, 0 if rows else 1)
 
     def _decode(self) -> None:
         rows, device = self._rows, self._decoder.shape.device
@@ -248,6 +251,8 @@ class Sampler:
             for start, slot in zip(starts, moves.entered, strict=True):
                 state = start.entry.state
                 self._cache.write(slot, None if state.shares_block else state.block)
+            if count == 0 and self._cache.num_bytes > _KEPT_CACHE_BYTES:
+                self._cache.clear()
         self._routing = None
         self._shared = []
 

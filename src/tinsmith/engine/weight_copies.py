@@ -31,6 +31,7 @@ _Kind = Literal["one", "many"]
 
 _BASE = ""
 _MIN_STEPS = 8  # decode steps before a copy of the base weights is worth its making
+_MAX_COUNTED = 1000  # snapshots whose steps are counted
 _MIN_STEPS_ALONE = 32  # the same for merged weights of a snapshot
 
 
@@ -135,6 +136,8 @@ class WeightCopies:
         kind: _Kind = "one" if num_rows == 1 else "many"
         if kind == "many" and not _has_packed_products():
             return None
+        if len(self._num_steps) > _MAX_COUNTED:
+            self._num_steps.clear()
         owner = None
         for key, needed in ((_BASE, _MIN_STEPS), (snapshot_id, _MIN_STEPS_ALONE)):
             if key is None:
