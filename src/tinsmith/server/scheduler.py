@@ -3,8 +3,9 @@
 `next_batch` sees a snapshot of every model's ordered lane and returns one batch, or None when
 nothing is ready. It holds no state and knows no processes, so its rules are tested alone:
 
-* order inside a lane is never changed; a lane contributes consecutive requests of one kind only,
-  which makes `optim_step` (and any save or load) a barrier for the gradients before it;
+* order inside a lane is never changed, and a lane gives a batch one request: which of a model's
+  requests share a pass would otherwise depend on when they arrived, and so would the last bits of
+  its numbers; alone on a service, a model computes the same to the bit whatever the timing;
 * requests of different lanes meet in one batch: every forward / forward_backward head together,
   every optim_step head together, control work (create, save, load) one at a time;
 * short work goes first, since it opens its lane for the next large batch and brings lanes that
@@ -129,20 +130,8 @@ def _session_queues(
 
 
 def _stack(lanes: list[LaneState]) -> list[tuple[str, Ticket]]:
-    """The leading forward_backward tickets of a session's lanes, heads first, next one last."""
-    runs = [_leading_run(lane) for lane in lanes]
-    depth = max(len(run) for run in runs)
-    ordered = [run[level] for level in range(depth) for run in runs if level < len(run)]
-    return ordered[::-1]
-
-
-def _leading_run(lane: LaneState) -> list[tuple[str, Ticket]]:
-    run: list[tuple[str, Ticket]] = []
-    for ticket in lane.tickets:
-        if ticket.kind != "forward_backward":
-            break
-        run.append((lane.lane_id, ticket))
-    return run
+    """The head of each of a session's lanes, next one last."""
+    return [(lane.lane_id, lane.tickets[0]) for lane in lanes][::-1]
 
 
 def _head_arrival(lane: LaneState) -> float:
