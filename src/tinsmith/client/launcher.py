@@ -26,7 +26,7 @@ import httpx
 
 from tinsmith.client.errors import APIConnectionError
 from tinsmith.core import jsonio
-from tinsmith.core.errors import missing_extra
+from tinsmith.core.errors import ConfigError, missing_extra
 
 logger = logging.getLogger(__name__)
 
@@ -86,10 +86,19 @@ def join_or_start(state_dir: Path, command: Sequence[str] = ()) -> EmbeddedServi
         command: starts the service, up to its flags; this installation's by default.
 
     Raises:
+        ConfigError: the state directory cannot be made.
         APIConnectionError: it did not start (the message ends with the tail of its log), or its
             process lives and does not answer.
     """
-    state_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        state_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"the embedded service did not start: its state directory {state_dir} cannot be made "
+            f"({error.strerror})",
+            field="state_dir",
+            hint="set TINSMITH_HOME to a directory that you may write to",
+        ) from error
     files = _Files(state_dir)
     service = _running(files)  # no lock where everything is well
     if service is not None:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from tinsmith.core.errors import UserError, missing_extra
+from tinsmith.core.errors import UserError, missing_extra, unknown_name
 from tinsmith.core.paths import BUNDLED_MODEL, bundled_model_dir
 
 
@@ -86,7 +86,9 @@ def _not_loaded(name: str, reason: str) -> UserError:
 
 
 def _check_local(name: str, source: str) -> None:
-    """Refuse what is meant as a directory and is none before the Hub is asked for it."""
+    """Refuse what cannot be on the Hub before the Hub is asked for it."""
+    if source.startswith(BUNDLED_MODEL.split("/", maxsplit=1)[0] + "/"):
+        raise unknown_name("model", name, [BUNDLED_MODEL], field="model")
     path = Path(source).expanduser()
     looks_local = source.startswith(("/", "./", "../", "~")) or source.count("/") > 1
     if path.is_dir() or not looks_local:

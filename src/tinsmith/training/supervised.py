@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tinsmith.algorithms.schedules import Schedule, make_schedule
-from tinsmith.core.errors import DataError, UserError
+from tinsmith.core.errors import ConfigError, DataError, UserError
 from tinsmith.data import ConversationFile, SupervisedDataset
 from tinsmith.data.supervised import ExampleFormat
 from tinsmith.renderers import TrainOnWhat, get_renderer, get_tokenizer, recommended_renderer
@@ -202,6 +202,17 @@ class _Job:
         }
 
 
+def _check_max_length(config: SupervisedConfig, tokenizer: Any) -> None:
+    """Refuse examples that the model could not read, where its tokenizer says how much it can."""
+    limit = getattr(tokenizer, "model_max_length", None)
+    if limit is not None and config.max_length > limit:
+        raise ConfigError(
+            f"max_length={config.max_length}: {config.model} reads at most {int(limit)} tokens",
+            field="max_length",
+            hint=f"set max_length to {int(limit)} or less",
+        )
+
+
 def _prepare(config: SupervisedConfig) -> _Job:
     """Read and check the data, and lay out the steps."""
     what = config.train_on_what
@@ -217,6 +228,7 @@ def _prepare(config: SupervisedConfig) -> _Job:
         ),
     )
     tokenizer = get_tokenizer(config.model)
+    _check_max_length(config, tokenizer)
     renderer_name = config.renderer or recommended_renderer(config.model, tokenizer)
     form = ExampleFormat(
         get_renderer(renderer_name, tokenizer), what, config.max_length, config.on_too_long

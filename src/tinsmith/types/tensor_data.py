@@ -8,6 +8,7 @@ tensor is made dense. It pays for 2-D targets that are mostly padding.
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -309,9 +310,9 @@ def _as_dtype(data: npt.ArrayLike, dtype: TensorDtype) -> npt.NDArray[Any]:
 
 def _checked_shape(shape: Sequence[int]) -> list[int]:
     try:
-        dims = [int(dim) for dim in shape]
-    except (TypeError, ValueError) as error:
-        raise DataError(f"shape={shape!r}: must be a list of numbers", field="shape") from error
+        dims = [operator.index(dim) for dim in shape]
+    except TypeError as error:
+        raise DataError(f"shape={shape!r}: must be a list of integers", field="shape") from error
     if any(dim < 0 for dim in dims):
         raise DataError(f"shape={dims}: must not be negative", field="shape")
     if len(dims) > 32 or math.prod(dims) > _MAX_ELEMENTS or any(d > _MAX_ELEMENTS for d in dims):

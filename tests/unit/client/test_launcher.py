@@ -15,7 +15,7 @@ from tests.unit.client.recording_server import Reply, recording_server
 from tinsmith.client import launcher
 from tinsmith.client.errors import APIConnectionError
 from tinsmith.client.launcher import EmbeddedService, check_engine_installed, join_or_start
-from tinsmith.core.errors import MissingExtraError
+from tinsmith.core.errors import ConfigError, MissingExtraError
 
 # Stands in for the service: listens, answers the health check, says where it is.
 SERVICE = """
@@ -197,3 +197,10 @@ def test_a_missing_package_is_named_with_the_line_that_installs_it(
 
 def test_the_key_is_not_shown() -> None:
     assert "secret" not in repr(EmbeddedService("http://x", "secret", 1, Path("log")))
+
+
+def test_a_state_directory_that_cannot_be_made_is_named_with_the_cure(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("in the way")
+    with pytest.raises(ConfigError, match=r"did not start: its state directory .*TINSMITH_HOME"):
+        join_or_start(file / "state")

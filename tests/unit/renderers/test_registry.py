@@ -113,3 +113,9 @@ def test_a_directory_without_tokenizer_says_what_is_needed(tmp_path: Path) -> No
 def test_renderer_errors_pickle_with_their_place() -> None:
     error = pickle.loads(pickle.dumps(RendererError("m", hint="h", message_index=3)))
     assert (error.message, error.hint, error.message_index) == ("m", "h", 3)
+
+
+def test_a_misspelt_bundled_model_is_not_looked_for_on_the_hub() -> None:
+    with pytest.raises(UserError, match="model='tinsmith/tny': unknown") as caught:
+        get_tokenizer("tinsmith/tny")
+    assert caught.value.hint == "did you mean 'tinsmith/tiny'?"

@@ -391,3 +391,12 @@ def test_the_summary_is_json(make_config: MakeConfig, service: FakeService) -> N
     assert summary["run_dir"] == str(result.run_dir)
     assert summary["adapter_dir"] is None
     assert summary["eval_nll_after"] == result.eval_nll_after
+
+
+def test_a_max_length_that_the_model_cannot_read_is_refused_before_anything_is_made(
+    make_config: MakeConfig,
+) -> None:
+    config = make_config(max_length=4096)
+    with pytest.raises(ConfigError, match=r"max_length=4096: tinsmith/tiny reads at most 2048"):
+        run_supervised(config)
+    assert not Path(config.run_dir or "").exists()

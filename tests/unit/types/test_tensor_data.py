@@ -1,6 +1,7 @@
 import copy
 import pickle
 import re
+from typing import Any
 
 import numpy as np
 import pytest
@@ -185,3 +186,9 @@ def test_json_names_unknown_fields_and_wrong_kinds() -> None:
 def test_a_dtype_of_any_other_kind_is_refused_by_name(dtype: object) -> None:
     with pytest.raises(ValueError, match="dtype"):
         TypeAdapter(TensorData).validate_python({"data": [1], "dtype": dtype})
+
+
+@pytest.mark.parametrize("shape", [[1.5], [float("inf")], ["2"], [None], 3])
+def test_a_shape_that_is_no_list_of_integers_is_refused(shape: Any) -> None:
+    with pytest.raises(DataError, match="must be a list of integers"):
+        TensorData([1.0, 2.0], "float32", shape)
