@@ -155,7 +155,8 @@ class SamplingParams(RequestModel):
     temperature: Annotated[float, allowed(_at_least_zero, "must be 0 or more, and finite")] = 1.0
     """0 takes the likeliest token each time."""
     top_k: Annotated[
-        int, allowed(lambda k: k == -1 or k >= 1, "must be -1 (off), or 1 or more")
+        int,
+        allowed(lambda k: k == -1 or 1 <= k < 2**63, "must be -1 (off), or 1 or more in 64 bits"),
     ] = -1
     """Draw among the k likeliest tokens only."""
     top_p: Annotated[float, allowed(lambda p: 0 < p <= 1, "must be in (0, 1]")] = 1.0

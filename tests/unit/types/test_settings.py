@@ -241,3 +241,9 @@ def test_a_checkpoints_address_comes_apart(segment: str, kind: str) -> None:
 def test_other_addresses_are_refused(address: str) -> None:
     with pytest.raises(UserError, match="path="):
         ParsedCheckpointTinkerPath.from_tinker_path(address)
+
+
+def test_a_top_k_that_no_array_can_hold_is_refused_by_name() -> None:
+    assert SamplingParams(top_k=2**63 - 1).top_k == 2**63 - 1
+    with pytest.raises(ValueError, match="top_k"):
+        SamplingParams(top_k=2**63)
