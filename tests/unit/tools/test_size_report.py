@@ -36,6 +36,11 @@ def test_the_flags_of_a_command_are_not_counted(tmp_path: Path) -> None:
     assert values(path, "parameters, total") == []
 
 
+def test_a_signature_that_mirrors_the_sdk_s_is_not_counted(tmp_path: Path) -> None:
+    line = "def f(  # noqa: PLR0913 - the SDK's signature\n    a, b, c, d, e, g, h, i, j\n): ...\n"
+    assert values(write(tmp_path, "a.py", line), "parameters, total") == []
+
+
 @pytest.mark.parametrize(
     "text",
     [
