@@ -100,7 +100,9 @@ def test_gradients_add_up_until_the_step_and_losses_are_sums(warm: Warm) -> None
     ]
     assert norms[0] == pytest.approx(norms[1], rel=1e-5)
     found = [outputs_of(t.forward(data, "cross_entropy").result()) for t in (together, apart)]
-    np.testing.assert_allclose(*(np.concatenate(each) for each in found), atol=1e-5)
+    # Three passes and one round differently in float32, and AdamW's first step divides each entry
+    # of the gradient by its own size: logprobs of size 30 agree to some 1e-5.
+    np.testing.assert_allclose(*(np.concatenate(each) for each in found), atol=1e-4)
     # the gradient is spent: a step without a new one moves nothing but by the moments
     still = tinker.AdamParams(learning_rate=0.0)
     assert together.optim_step(still).result().metrics["grad_norm"] == 0.0
