@@ -169,7 +169,6 @@ def test_prompt_logprobs(sampler: tinker.SamplingClient, twin: PeftTwin) -> None
         assert [value for _, value in row or []] == pytest.approx(best.values.tolist(), abs=1e-4)
 
 
-@pytest.mark.xfail(raises=tinker.BadRequestError, strict=False, reason="refused, not served yet")
 def test_logprobs_of_the_last_prompt_tokens_alone(
     sampler: tinker.SamplingClient, twin: PeftTwin
 ) -> None:
@@ -180,7 +179,6 @@ def test_logprobs_of_the_last_prompt_tokens_alone(
     assert last[-2:] == pytest.approx(expected, abs=1e-4)
 
 
-@pytest.mark.xfail(raises=tinker.BadRequestError, strict=False, reason="refused, not served yet")
 def test_best_tokens_at_every_sampled_place(sampler: tinker.SamplingClient, twin: PeftTwin) -> None:
     response = sampler.sample(prompt(), 1, params(temperature=0), topk_sample_logprobs=3).result()
     (sequence,) = response.sequences
@@ -192,7 +190,6 @@ def test_best_tokens_at_every_sampled_place(sampler: tinker.SamplingClient, twin
         assert [value for _, value in row or []] == pytest.approx(best.values.tolist(), abs=1e-4)
 
 
-@pytest.mark.xfail(raises=tinker.BadRequestError, strict=False, reason="refused, not served yet")
 def test_logprobs_of_other_prompt_tokens(sampler: tinker.SamplingClient, twin: PeftTwin) -> None:
     asked = np.array([[7, 8], [-1, 9], [10, -1], [11, 12], [13, 14]], np.int64)
     response = sampler.sample(
@@ -212,6 +209,8 @@ def test_logprobs_of_other_prompt_tokens(sampler: tinker.SamplingClient, twin: P
             if token >= 0:
                 right = expected[place, int(token)].item()
                 assert found[place, column] == pytest.approx(right, abs=1e-4)
+            else:
+                assert found[place, column] == 0.0
     alternatives = response.prompt_alt_tokens
     assert alternatives.tokens.to_numpy().shape == (len(TOKENS) - 1, 2)
     for place in range(len(TOKENS) - 1):

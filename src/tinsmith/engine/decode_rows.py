@@ -18,10 +18,10 @@ import numpy.typing as npt
 from tinsmith.engine.decoder import SharedPrompt
 from tinsmith.engine.sample_state import JobState
 from tinsmith.engine.stopping import TextWatch
-from tinsmith.engine.token_choice import ChoiceSettings, Chosen, uniforms
-from tinsmith.types import SampledSequence
+from tinsmith.engine.token_choice import BestTokens, ChoiceSettings, Chosen, uniforms
+from tinsmith.types import SampledSequence, TopkLogprobs
 
-__all__ = ["DecodeRows", "Entry", "Moves", "Start", "drawing_rows"]
+__all__ = ["DecodeRows", "Entry", "Moves", "Start", "best_table", "drawing_rows"]
 
 IntArray = npt.NDArray[np.int64]
 
@@ -42,6 +42,7 @@ class Start(NamedTuple):
     watch: TextWatch | None
     token: int
     logprob: float
+    best: BestTokens | None = None
 
 
 class Moves(NamedTuple):
@@ -84,6 +85,8 @@ class DecodeRows:
         self._tokens: IntArray = np.zeros((capacity, _FIRST_OUTPUTS), np.int64)
         self._logprobs = np.zeros((capacity, _FIRST_OUTPUTS), np.float32)
         self._watches: list[TextWatch | None] = [None] * capacity
+        self._best: dict[int, list[BestTokens]] = {}
+        """By storage index, of the rows that ask for likeliest tokens: a table each, growing."""
         self._batch: _Batch | None = None
 
     def __len__(self) -> int:
@@ -115,10 +118,13 @@ class DecodeRows:
         for slot in gone:
             self.entries[self.order[slot]] = None
             self._watches[self.order[slot]] = None
+            self._best.pop(int(self.order[slot]), None)
         free = iter([index for index, entry in enumerate(self.entries) if entry is None])
         new: list[int] = []
-        for entry, watch, token, logprob in added:
+        for entry, watch, token, logprob, best in added:
             index = next(free)
+            if best is not None:
+                self._best[index] = [best]
             self.entries[index] = entry
             self._watches[index] = watch
             self._tokens[index, 0] = self.last[index] = token
@@ -177,6 +183,8 @@ class DecodeRows:
         self._tokens[order, counts] = chosen.tokens
         self._logprobs[order, counts] = chosen.logprobs
         self._counts[order] = counts + 1
+        for slot, best in chosen.best.items():
+            self._best[int(order[slot])].append(best)
         self.last[order] = chosen.tokens
         self.lengths[order] += 1
         stopped = (batch.stops == chosen.tokens[:, None]).any(1)
@@ -194,6 +202,7 @@ class DecodeRows:
             stop_reason="stop" if stopped else "length",
             tokens_np=self._tokens[index, :count].astype(np.int32),
             logprobs_np=self._logprobs[index, :count].copy(),
+            topk_logprobs_np=best_table(self._best.get(int(index), [])),
         )
 
     def _constants(self) -> _Batch:
@@ -252,15 +261,24 @@ class DecodeRows:
         self._logprobs = np.pad(self._logprobs, padding)
 
 
+def best_table(rows: Sequence[BestTokens]) -> TopkLogprobs | None:
+    """The likeliest tokens of a sequence, one row a position; None if there are no rows."""
+    if not rows:
+        return None
+    return TopkLogprobs(np.stack([r.tokens for r in rows]), np.stack([r.logprobs for r in rows]))
+
+
 def drawing_rows(
     entries: Sequence[Entry],
 ) -> tuple[ChoiceSettings, npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
     """Settings, seeds and sample indices of some samples."""
     params = [entry.state.job.params for entry in entries]
+    num_best = np.array([entry.state.job.topk_sample_logprobs for entry in entries], np.int64)
     settings = ChoiceSettings(
         temperature=np.array([p.temperature for p in params], np.float64),
         top_k=np.array([p.top_k for p in params], np.int64),
         top_p=np.array([p.top_p for p in params], np.float64),
+        num_best=num_best if num_best.any() else None,
     )
     seeds = np.array([entry.state.seed for entry in entries], np.uint64)
     return settings, seeds, np.array([entry.sample for entry in entries], np.uint64)

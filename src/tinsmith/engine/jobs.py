@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from tinsmith.algorithms.loss_graph import LossGraph
 from tinsmith.core.errors import TinsmithError
-from tinsmith.types import AdamParams, Datum, SampleResponse, SamplingParams
+from tinsmith.types import AdamParams, Datum, SampleResponse, SamplingParams, TensorData
 
 __all__ = [
     "BaseModelInfo",
@@ -56,6 +56,10 @@ class SampleJob:
     params: SamplingParams
     prompt_logprobs: bool = False
     topk_prompt_logprobs: int = 0
+    topk_sample_logprobs: int = 0
+    target_prompt_logprobs: TensorData | None = None
+    prompt_alt_tokens_k: int = 0
+    prompt_logprobs_last_n: int | None = None
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Prompts into keys and values: batched where short, in chunks where long, once a prompt.
 
-Also the logprobs of prompts, which need the output layer at every position and are therefore
+Also what is asked about prompts, which needs the output layer at every position and is therefore
 taken a bounded number of logits at a time.
 
 Shapes: B prompts, T positions of a chunk, H hidden, V vocabulary.
@@ -17,8 +17,8 @@ from torch import Tensor
 
 from tinsmith.engine.decoder import Decoder, SnapshotRows
 from tinsmith.engine.kv_cache import PromptBlock
+from tinsmith.engine.prompt_scores import PromptScores
 from tinsmith.engine.sample_state import JobState
-from tinsmith.types import EMPTY_LOGPROB
 
 __all__ = ["Prefill"]
 
@@ -83,41 +83,17 @@ class Prefill:
             self._score_prompt(state, hidden[row, : state.prompt.size], 0)
 
     def _score_prompt(self, state: JobState, hidden_TH: Tensor, start: int) -> None:
-        """Fill in logprobs of the prompt's tokens that these hidden states predict."""
-        job = state.job
-        if not (job.prompt_logprobs or job.topk_prompt_logprobs):
+        """Fill in what the job asks about the prompt's tokens that these hidden states predict."""
+        if not PromptScores.are_asked_for(state.job):
             return
-        if start == 0:
-            _allocate_scores(state)
+        if state.scores is None:
+            state.scores = PromptScores(state.job, state.prompt, state.seed)
+        skipped = max(0, state.scores.first - 1 - start)
         count = min(hidden_TH.shape[0], state.prompt.size - 1 - start)
-        for low in range(0, count, self._max_head_rows):
+        for low in range(skipped, count, self._max_head_rows):
             rows = hidden_TH[low : min(low + self._max_head_rows, count)]
             routing = self._decoder.route([SnapshotRows(0, len(rows), state.snapshot)], len(rows))
-            logits = self._decoder.logits(rows, routing)
-            logits = logits if logits.dtype.itemsize >= 4 else logits.float()
-            _record_scores(state, torch.log_softmax(logits, -1), start + low + 1)
-
-
-def _allocate_scores(state: JobState) -> None:
-    length, k = state.prompt.size, state.job.topk_prompt_logprobs
-    if state.job.prompt_logprobs:
-        state.prompt_logprobs = np.full(length, np.nan, np.float32)
-    if k:
-        state.topk_tokens = np.zeros((length, k), np.int32)
-        state.topk_logprobs = np.full((length, k), EMPTY_LOGPROB, np.float32)
-
-
-def _record_scores(state: JobState, logprobs_NV: Tensor, first: int) -> None:
-    """Scores of positions [first, first + N) of the prompt."""
-    places = slice(first, first + logprobs_NV.shape[0])
-    if state.prompt_logprobs is not None:
-        targets = torch.from_numpy(state.prompt[places]).to(logprobs_NV.device)
-        chosen = logprobs_NV.gather(-1, targets[:, None])[:, 0].float()
-        state.prompt_logprobs[places] = chosen.cpu().numpy()
-    if state.topk_tokens is not None and state.topk_logprobs is not None:
-        best = torch.topk(logprobs_NV, state.topk_tokens.shape[1], dim=-1)
-        state.topk_tokens[places] = best.indices.cpu().numpy()
-        state.topk_logprobs[places] = best.values.float().cpu().numpy()
+            state.scores.record(self._decoder.logits(rows, routing), start + low + 1)
 
 
 def _batches(states: Sequence[JobState], max_tokens: int) -> list[list[JobState]]:

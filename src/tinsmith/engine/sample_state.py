@@ -14,8 +14,10 @@ from tinsmith.core.errors import TinsmithError, UserError
 from tinsmith.engine.adapters import AdapterSnapshot
 from tinsmith.engine.jobs import BaseModelInfo, SampleJob, SampleResult
 from tinsmith.engine.kv_cache import PromptBlock
+from tinsmith.engine.prompt_scores import PromptScores
+from tinsmith.engine.sample_options import check_sample_options
 from tinsmith.engine.stopping import StopRules, StopTexts
-from tinsmith.types import SampledSequence, SampleResponse, TopkLogprobs
+from tinsmith.types import SampledSequence, SampleResponse
 
 __all__ = ["JobState", "check_request"]
 
@@ -40,9 +42,8 @@ class JobState:
     num_prefilled: int = 0
     last_logits: Tensor | None = None
     """[1, V], after the whole prompt."""
-    prompt_logprobs: npt.NDArray[np.float32] | None = None
-    topk_tokens: npt.NDArray[np.int32] | None = None
-    topk_logprobs: npt.NDArray[np.float32] | None = None
+    scores: PromptScores | None = None
+    """What the job asks about its prompt, from the first chunk of its prefill."""
     num_started: int = 0
     num_done: int = 0
     error: TinsmithError | None = None
@@ -71,14 +72,17 @@ class JobState:
         """The answer, once every sample is done or the job failed."""
         if self.error is not None:
             return SampleResult(self.job.job_id, error=self.error)
-        topk = None
-        if self.topk_tokens is not None and self.topk_logprobs is not None:
-            topk = TopkLogprobs(self.topk_tokens, self.topk_logprobs)
-        response = SampleResponse(
-            sequences=[sequence for sequence in self.sequences if sequence is not None],
-            prompt_logprobs_np=self.prompt_logprobs,
-            topk_prompt_logprobs_np=topk,
-        )
+        sequences = [sequence for sequence in self.sequences if sequence is not None]
+        scores = self.scores
+        response = SampleResponse(sequences)
+        if scores is not None:
+            response = SampleResponse(
+                sequences,
+                prompt_logprobs_np=scores.prompt_logprobs,
+                topk_prompt_logprobs_np=scores.topk_prompt_logprobs,
+                target_prompt_logprobs=scores.target_prompt_logprobs,
+                prompt_alt_tokens=scores.prompt_alt_tokens,
+            )
         return SampleResult(self.job.job_id, response=response)
 
 
@@ -98,12 +102,9 @@ def check_request(
     max_new = _check_length(prompt.size, params.max_tokens, info.max_context_length)
     if job.num_samples < 1:
         raise UserError(f"num_samples={job.num_samples}: must be 1 or more", field="num_samples")
-    if not 0 <= job.topk_prompt_logprobs <= info.vocab_size:
-        raise UserError(
-            f"topk_prompt_logprobs={job.topk_prompt_logprobs}: must be 0..{info.vocab_size}, the "
-            "size of the vocabulary",
-            field="topk_prompt_logprobs",
-        )
+    check_sample_options(
+        job, prompt_length=prompt.size, vocab_size=info.vocab_size, max_width=info.vocab_size
+    )
     snapshot = None
     if job.snapshot_id is not None:
         snapshot = snapshots.get(job.snapshot_id)

@@ -22,7 +22,7 @@ from torch import Tensor
 from tinsmith.core.errors import TinsmithError, UserError
 from tinsmith.engine.adapters import AdapterSnapshot
 from tinsmith.engine.base_model import BaseModel
-from tinsmith.engine.decode_rows import DecodeRows, Entry, Start, drawing_rows
+from tinsmith.engine.decode_rows import DecodeRows, Entry, Start, best_table, drawing_rows
 from tinsmith.engine.decoder import DecodeBatch, SharedPrompt, SnapshotRows
 from tinsmith.engine.decoder_choice import make_decoder
 from tinsmith.engine.jobs import EngineLimits, SampleJob, SampleResult
@@ -30,7 +30,7 @@ from tinsmith.engine.kv_cache import SlotCache, bucket
 from tinsmith.engine.prefill import Prefill
 from tinsmith.engine.sample_state import JobState, check_request
 from tinsmith.engine.stopping import StopTexts, end_tokens
-from tinsmith.engine.token_choice import choose_tokens, uniforms
+from tinsmith.engine.token_choice import BestTokens, choose_tokens, uniforms
 from tinsmith.types import SampledSequence
 
 __all__ = ["Sampler"]
@@ -160,8 +160,9 @@ class Sampler:
         uniform = uniforms(seeds, samples, np.zeros_like(seeds))
         chosen = choose_tokens(torch.cat(logits), settings, uniform)
         starts: list[Start] = []
-        for entry, token, logprob in zip(entries, *(a.tolist() for a in chosen), strict=True):
-            start = self._first_token(entry, token, logprob)
+        drawn = zip(entries, chosen.tokens.tolist(), chosen.logprobs.tolist(), strict=True)
+        for row, (entry, token, logprob) in enumerate(drawn):
+            start = self._first_token(entry, token, logprob, chosen.best.get(row))
             if start is not None:
                 starts.append(start)
         self._change([], starts)
@@ -171,7 +172,9 @@ class Sampler:
                 if not state.shares_block:
                     state.block = None
 
-    def _first_token(self, entry: Entry, token: int, logprob: float) -> Start | None:
+    def _first_token(
+        self, entry: Entry, token: int, logprob: float, best: BestTokens | None
+    ) -> Start | None:
         """Finish a sample at its first token, or return what enters a row."""
         state = entry.state
         if state.error is not None:
@@ -182,9 +185,12 @@ class Sampler:
         watch = None if state.rules.make_watch is None else state.rules.make_watch()
         stopped = token in state.rules.tokens or (watch is not None and watch.push(token))
         if not stopped and state.max_new > 1:
-            return Start(entry, watch, token, logprob)
+            return Start(entry, watch, token, logprob, best)
         sequence = SampledSequence(
-            stop_reason="stop" if stopped else "length", tokens_np=[token], logprobs_np=[logprob]
+            stop_reason="stop" if stopped else "length",
+            tokens_np=[token],
+            logprobs_np=[logprob],
+            topk_logprobs_np=None if best is None else best_table([best]),
         )
         self._finish(entry, sequence)
         return None

@@ -17,6 +17,7 @@ Shapes: B rows, V vocabulary, K candidates looked at for the borders, C blocks o
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -26,7 +27,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["ChoiceSettings", "Chosen", "choose_tokens", "uniforms"]
+__all__ = ["BestTokens", "ChoiceSettings", "Chosen", "choose_tokens", "draw_tokens", "uniforms"]
 
 UInt64Array = npt.NDArray[np.uint64]
 
@@ -44,10 +45,22 @@ class ChoiceSettings:
     """-1 keeps all."""
     top_p: npt.NDArray[np.float64]
     """1 keeps all."""
+    num_best: npt.NDArray[np.int64] | None = None
+    """Likeliest tokens to report beside the chosen one; None reports none of any row."""
 
     def rows(self, index: npt.NDArray[np.int64] | slice) -> ChoiceSettings:
         """The settings of some rows."""
-        return ChoiceSettings(self.temperature[index], self.top_k[index], self.top_p[index])
+        num_best = None if self.num_best is None else self.num_best[index]
+        return ChoiceSettings(
+            self.temperature[index], self.top_k[index], self.top_p[index], num_best
+        )
+
+
+class BestTokens(NamedTuple):
+    """The likeliest tokens of some rows, likeliest first, and their logprobs; NumPy."""
+
+    tokens: npt.NDArray[np.int32]
+    logprobs: npt.NDArray[np.float32]
 
 
 class Chosen(NamedTuple):
@@ -56,6 +69,8 @@ class Chosen(NamedTuple):
     tokens: npt.NDArray[np.int64]
     logprobs: npt.NDArray[np.float32]
     """NaN or -inf where the row's logits are not finite: such a row must fail."""
+    best: Mapping[int, BestTokens]
+    """By row, of the rows that ask for them."""
 
 
 def uniforms(
@@ -109,7 +124,37 @@ def choose_tokens(
     else:
         tokens = _draw(logprobs, settings, uniform)
     chosen = logprobs.gather(-1, tokens[:, None])[:, 0].float()
-    return Chosen(tokens.cpu().numpy(), chosen.cpu().numpy())
+    best = {} if settings.num_best is None else _best_tokens(logprobs, settings.num_best)
+    return Chosen(tokens.cpu().numpy(), chosen.cpu().numpy(), best)
+
+
+def _best_tokens(logprobs: Tensor, counts: npt.NDArray[np.int64]) -> dict[int, BestTokens]:
+    rows = np.flatnonzero(counts)
+    asked = logprobs[torch.from_numpy(rows).to(logprobs.device)]
+    values, tokens = torch.topk(asked, int(counts.max()), dim=-1)
+    tables = zip(tokens.int().cpu().numpy(), values.float().cpu().numpy(), strict=True)
+    return {
+        row: BestTokens(best[: counts[row]], logprob[: counts[row]])
+        for row, (best, logprob) in zip(rows.tolist(), tables, strict=True)
+    }
+
+
+def draw_tokens(
+    logprobs_NV: Tensor, temperature: float, uniform_NK: npt.NDArray[np.float64]
+) -> Tensor:
+    """K independent draws [N, K] from each row, tempered and not truncated.
+
+    Args:
+        logprobs_NV: or logits, in float32 or wider.
+        temperature: 0 takes the likeliest, K times.
+        uniform_NK: in [0, 1).
+    """
+    if temperature == 0:
+        return logprobs_NV.argmax(-1, keepdim=True).expand(uniform_NK.shape)
+    shifted = logprobs_NV - logprobs_NV.amax(-1, keepdim=True)
+    sums = _BlockSums(torch.softmax(shifted / temperature, dim=-1))
+    uniform = torch.from_numpy(uniform_NK).to(logprobs_NV.device)
+    return torch.stack([sums.invert(column) for column in uniform.unbind(1)], 1)
 
 
 def _draw(logits: Tensor, settings: ChoiceSettings, uniform: npt.NDArray[np.float64]) -> Tensor:
@@ -129,28 +174,35 @@ def _draw(logits: Tensor, settings: ChoiceSettings, uniform: npt.NDArray[np.floa
     # Without a truncation logprobs at temperature 1 are normalized already; exp of a shifted row
     # is enough either way, since the draw scales with the row's total.
     weights = torch.softmax(logits, dim=-1)
-    return _invert(weights, torch.from_numpy(uniform).to(logits.device))
+    return _BlockSums(weights).invert(torch.from_numpy(uniform).to(logits.device))
 
 
-def _invert(weights_BV: Tensor, uniform_B: Tensor) -> Tensor:
-    """The first token whose cumulative weight exceeds uniform * total, summed in float64."""
-    rows, vocab = weights_BV.shape
-    padding = -vocab % _BLOCK
-    padded = functional.pad(weights_BV, (0, padding)) if padding else weights_BV
-    blocks = padded.view(rows, -1, _BLOCK)
-    cumulative_BC = blocks.sum(-1, dtype=torch.float64).cumsum(-1)
-    target = uniform_B.to(torch.float64)[:, None] * cumulative_BC[:, -1:]
-    block = torch.searchsorted(cumulative_BC, target, right=True)
-    block.clamp_(max=cumulative_BC.shape[1] - 1)
-    inside = blocks[torch.arange(rows, device=blocks.device), block[:, 0]].to(torch.float64)
-    ends = inside.cumsum(-1)
-    # What is left of the target inside the block; rounding may push it over either edge, where
-    # tokens of no weight lie.
-    before = cumulative_BC.gather(1, block) - ends[:, -1:]
-    offset = torch.searchsorted(ends, (target - before).clamp_(min=0), right=True)
-    last = (inside > 0) * torch.arange(_BLOCK, device=blocks.device)
-    offset = torch.minimum(offset, last.amax(-1, keepdim=True))
-    return (block * _BLOCK + offset)[:, 0].clamp_(max=vocab - 1)
+class _BlockSums:
+    """Cumulative weights of B rows, kept for any number of draws."""
+
+    def __init__(self, weights_BV: Tensor) -> None:
+        rows, self._vocab = weights_BV.shape
+        padding = -self._vocab % _BLOCK
+        padded = functional.pad(weights_BV, (0, padding)) if padding else weights_BV
+        self._blocks = padded.view(rows, -1, _BLOCK)
+        self._cumulative_BC = self._blocks.sum(-1, dtype=torch.float64).cumsum(-1)
+
+    def invert(self, uniform_B: Tensor) -> Tensor:
+        """The first token whose cumulative weight exceeds uniform * total, summed in float64."""
+        blocks, cumulative_BC = self._blocks, self._cumulative_BC
+        target = uniform_B.to(torch.float64)[:, None] * cumulative_BC[:, -1:]
+        block = torch.searchsorted(cumulative_BC, target, right=True)
+        block.clamp_(max=cumulative_BC.shape[1] - 1)
+        rows = torch.arange(len(blocks), device=blocks.device)
+        inside = blocks[rows, block[:, 0]].to(torch.float64)
+        ends = inside.cumsum(-1)
+        # What is left of the target inside the block; rounding may push it over either edge, where
+        # tokens of no weight lie.
+        before = cumulative_BC.gather(1, block) - ends[:, -1:]
+        offset = torch.searchsorted(ends, (target - before).clamp_(min=0), right=True)
+        last = (inside > 0) * torch.arange(_BLOCK, device=blocks.device)
+        offset = torch.minimum(offset, last.amax(-1, keepdim=True))
+        return (block * _BLOCK + offset)[:, 0].clamp_(max=self._vocab - 1)
 
 
 def _borders(logits: Tensor, settings: ChoiceSettings) -> Tensor:

@@ -110,6 +110,10 @@ class SamplerRegistry:
             params=body.sampling_params,
             prompt_logprobs=body.prompt_logprobs,
             topk_prompt_logprobs=body.topk_prompt_logprobs,
+            topk_sample_logprobs=body.topk_sample_logprobs,
+            target_prompt_logprobs=body.target_prompt_logprobs,
+            prompt_alt_tokens_k=body.prompt_alt_tokens_k,
+            prompt_logprobs_last_n=body.prompt_logprobs_last_n,
         )
         self._start(job, record, unit, body.seq_id or 0)
         return request_id, _sequence_ids(request_id, body.num_samples)

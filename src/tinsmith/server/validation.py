@@ -15,6 +15,7 @@ from tinsmith.algorithms.loss_inputs import (
     find_loss_inputs,
 )
 from tinsmith.core.errors import ConfigError, DataError
+from tinsmith.engine.sample_options import check_sample_options
 from tinsmith.server.errors import RequestError
 from tinsmith.types import (
     Datum,
@@ -26,7 +27,10 @@ from tinsmith.types import (
 )
 
 MAX_NUM_SAMPLES = 4096
-MAX_TOPK_PROMPT_LOGPROBS = 128
+MAX_TOKENS_A_POSITION = 128
+"""Likeliest or alternative tokens that a sample may ask for at each position."""
+MAX_TOPK_CELLS = 2**26
+"""Likeliest tokens of all positions of all sequences of one request: half a GiB."""
 UNKNOWN_VOCAB_SIZE = 2**31
 """Stands in for a vocabulary that no configuration file states."""
 
@@ -113,7 +117,11 @@ def check_sample_request(
 ) -> None:
     """Checks prompt, sampling settings, and that nothing unsupported is asked for."""
     _check_sample_options(request)
-    length = _check_tokens(request.prompt, "prompt", vocab_size or UNKNOWN_VOCAB_SIZE)
+    vocab_size = vocab_size or UNKNOWN_VOCAB_SIZE
+    length = _check_tokens(request.prompt, "prompt", vocab_size)
+    check_sample_options(
+        request, prompt_length=length, vocab_size=vocab_size, max_width=MAX_TOKENS_A_POSITION
+    )
     params = request.sampling_params
     if max_context_length is None:
         return
@@ -130,6 +138,16 @@ def check_sample_request(
             field="sampling_params.max_tokens",
             hint=f"ask for at most {max_context_length - length}",
         )
+    num_tokens = params.max_tokens or max_context_length - length
+    cells = request.topk_sample_logprobs * request.num_samples * num_tokens
+    if cells > MAX_TOPK_CELLS:
+        raise RequestError(
+            f"topk_sample_logprobs={request.topk_sample_logprobs}: of num_samples="
+            f"{request.num_samples} sequences of up to {num_tokens} tokens are {cells} logprobs, "
+            f"must be {MAX_TOPK_CELLS} at most",
+            field="topk_sample_logprobs",
+            hint="lower max_tokens, num_samples or topk_sample_logprobs",
+        )
 
 
 def _check_sample_options(request: SampleRequest) -> None:
@@ -138,23 +156,15 @@ def _check_sample_options(request: SampleRequest) -> None:
             f"num_samples={request.num_samples}: must be 1..{MAX_NUM_SAMPLES}",
             field="num_samples",
         )
-    if not 0 <= request.topk_prompt_logprobs <= MAX_TOPK_PROMPT_LOGPROBS:
+    if request.record_stability_info:
         raise RequestError(
-            f"topk_prompt_logprobs={request.topk_prompt_logprobs}: must be "
-            f"0..{MAX_TOPK_PROMPT_LOGPROBS}",
-            field="topk_prompt_logprobs",
+            "record_stability_info=true: not recorded, since only the loss stable_reinforce reads "
+            "it, which this service does not compute",
+            field="record_stability_info",
+            hint="leave record_stability_info out",
         )
-    unsupported = {
-        "topk_sample_logprobs": request.topk_sample_logprobs != 0,
-        "prompt_alt_tokens_k": request.prompt_alt_tokens_k != 0,
-        "target_prompt_logprobs": request.target_prompt_logprobs is not None,
-        "prompt_logprobs_last_n": request.prompt_logprobs_last_n is not None,
-        "record_stability_info": request.record_stability_info,
-        "base_model": request.base_model is not None,
-        "model_path": request.model_path is not None,
-    }
-    for name, is_asked in unsupported.items():
-        if is_asked:
+    for name in ("base_model", "model_path"):
+        if getattr(request, name) is not None:
             raise unsupported_field(name, getattr(request, name))
 
 
