@@ -129,7 +129,8 @@ class Engine:
         """Losses of all jobs in one pass, and gradients of those that are not forward-only.
 
         Gradients are sums over tokens and datums, and add up until the adapter's next step. If the
-        pass itself dies (out of memory), no gradient changes.
+        pass itself dies (out of memory, a fault in a model's code), each job runs once more alone:
+        only those that die again fail, and no gradient of theirs changes.
 
         Returns:
             For each job its logprobs and metrics, or why it was refused.
@@ -143,18 +144,28 @@ class Engine:
                 runs[index] = JobRun(checked, adapter.make_pass(backward=not job.forward_only))
             except TinsmithError as error:
                 results[index] = error
-        try:
-            run_pass(self.base, list(runs.values()), self.limits)
-        except torch.OutOfMemoryError as error:
-            for index in runs:
-                results[index] = _out_of_memory(error)
-            runs = {}
+        if not self._run(list(runs.values())) and len(runs) > 1:
+            for index, run in runs.items():
+                adapter = self.adapter(jobs[index].adapter_id)
+                runs[index] = JobRun(run.checked, adapter.make_pass(backward=run.backward))
+                self._run([runs[index]])
         for index, run in runs.items():
             problem = run.problem()
             if problem is None and run.adapter.grad is not None:
                 self.adapter(jobs[index].adapter_id).accumulate(run.adapter.grad)
             results[index] = problem or _output(run)
         return [result for result in results if result is not None]
+
+    def _run(self, runs: Sequence[JobRun]) -> bool:
+        """Run one pass; returns whether it lived. If not, it is noted as each run's failure."""
+        try:
+            run_pass(self.base, runs, self.limits)
+        except Exception as error:
+            logger.warning("a pass of %d jobs died", len(runs), exc_info=error)
+            for run in runs:
+                run.failure = _dead_pass(error)
+            return False
+        return True
 
     def optim_step(self, jobs: Sequence[OptimStepJob]) -> list[OptimStepResponse | TinsmithError]:
         """One AdamW step for each job, on its own adapter and with its own settings."""
@@ -239,8 +250,17 @@ def _output(run: JobRun) -> ForwardBackwardOutput:
     )
 
 
-def _out_of_memory(error: torch.OutOfMemoryError) -> ServerError:
+def _dead_pass(error: Exception) -> TinsmithError:
+    """Why a pass died, as the caller's error. It changed nothing: gradients count on success."""
+    if isinstance(error, TinsmithError):
+        return error
+    reason = next(iter(str(error).strip().splitlines()), "")
+    if isinstance(error, torch.OutOfMemoryError):
+        return ServerError(
+            f"the pass ran out of memory and changed nothing: {reason}",
+            hint="lower max_microbatch_tokens or send shorter sequences",
+        )
     return ServerError(
-        f"the pass ran out of memory and changed nothing: {str(error).splitlines()[0]}",
-        hint="lower max_microbatch_tokens or send shorter sequences",
+        f"the pass failed and changed nothing: {type(error).__name__}: {reason}",
+        hint="the service's log has the details",
     )

@@ -171,31 +171,52 @@ def test_diverged_weights_are_reported_with_the_datum(engine: Engine) -> None:
     assert engine.adapter("b").grad is None
 
 
+def dies_on_long_rows(engine: Engine, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    """Makes every forward pass over more than 100 positions raise."""
+    hidden_states = type(engine.base).hidden_states
+
+    def dying(base: object, tokens: torch.Tensor) -> torch.Tensor:
+        if tokens.shape[1] > 100:
+            raise error
+        return hidden_states(base, tokens)  # type: ignore[arg-type]  # passed through
+
+    monkeypatch.setattr(type(engine.base), "hidden_states", dying)
+
+
 def test_a_pass_that_dies_changes_no_gradient(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run(engine, random_job("a", "cross_entropy", [9], seed=1))
-    before = state_of(engine, "a")
-    calls = 0
-    hidden_states = type(engine.base).hidden_states
-
-    def dies_later(*args: object, **kwargs: object) -> torch.Tensor:
-        nonlocal calls
-        calls += 1
-        if calls == 2:
-            raise torch.OutOfMemoryError("no memory left")
-        return hidden_states(*args, **kwargs)  # type: ignore[arg-type]  # passed through
-
-    monkeypatch.setattr(type(engine.base), "hidden_states", dies_later)
-    jobs = [random_job("a", "cross_entropy", [9], seed=2), random_job("b", "ppo", [120], seed=2)]
-    jobs.append(random_job("a", "cross_entropy", [9], seed=2, forward_only=True))
-    results = engine.forward_backward(jobs)
-    assert calls == 2
-    assert all(isinstance(result, TinsmithError) for result in results)
-    assert "out of memory" in str(results[0])
-    assert same_bits(before, state_of(engine, "a"))
-    assert engine.adapter("b").grad is None
+    run(engine, random_job("b", "cross_entropy", [9], seed=1))
+    before = state_of(engine, "b")
+    dies_on_long_rows(engine, monkeypatch, torch.OutOfMemoryError("no memory left"))
+    (result,) = engine.forward_backward([random_job("b", "ppo", [9, 120], seed=2)])
+    assert "out of memory and changed nothing: no memory left" in str(result)
+    assert same_bits(before, state_of(engine, "b"))
     assert engine.base.router.segments == ()
+
+
+def test_the_job_that_kills_a_pass_fails_alone(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = random_job("a", "cross_entropy", [9, 30], seed=2)
+    (alone,) = run(engine, mine)
+    alone_gradient = engine.adapter("a").grad
+    engine.adapter("a").grad = None
+    assert alone_gradient is not None
+    dies_on_long_rows(engine, monkeypatch, RuntimeError("a fault in the model's code"))
+    jobs = [mine, random_job("b", "ppo", [120], seed=2)]
+    jobs.append(random_job("b", "cross_entropy", [9], seed=2, forward_only=True))
+    results = engine.forward_backward(jobs)
+    assert not isinstance(results[0], TinsmithError)
+    assert results[0].metrics == alone.metrics
+    gradient = engine.adapter("a").grad
+    assert gradient is not None
+    assert torch.equal(gradient, alone_gradient)
+    assert "failed and changed nothing: RuntimeError: a fault in the model's code" in str(
+        results[1]
+    )
+    assert not isinstance(results[2], TinsmithError)
+    assert engine.adapter("b").grad is None
 
 
 def test_unloading_frees_the_adapter(engine: Engine) -> None:
