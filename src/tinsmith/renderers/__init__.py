@@ -1,7 +1,7 @@
 """Chat messages to tokens and back, one module a format family.
 
 `get_renderer` gives a `Renderer` by name; `TrainOnWhat` says which messages are trained;
-`get_tokenizer` loads a tokenizer once a process.
+`get_tokenizer` loads a tokenizer once a process; `get_model_info` tells what is known of a model.
 """
 
 from tinsmith.renderers.base import Renderer
@@ -16,6 +16,12 @@ from tinsmith.renderers.messages import (
     TextPart,
     TrainOnWhat,
 )
+from tinsmith.renderers.model_info import (
+    ModelInfo,
+    get_model_info,
+    list_models,
+    recommended_learning_rate,
+)
 from tinsmith.renderers.registry import (
     get_renderer,
     list_renderers,
@@ -29,6 +35,7 @@ from tinsmith.renderers.tokenizers import Tokenizer, get_tokenizer
 __all__ = [
     "ChatMLRenderer",
     "Message",
+    "ModelInfo",
     "ParseTermination",
     "ParsedResponse",
     "RenderedMessage",
@@ -39,9 +46,12 @@ __all__ = [
     "TextPart",
     "Tokenizer",
     "TrainOnWhat",
+    "get_model_info",
     "get_renderer",
     "get_tokenizer",
+    "list_models",
     "list_renderers",
+    "recommended_learning_rate",
     "recommended_renderer",
     "register_renderer",
     "unregister_renderer",
