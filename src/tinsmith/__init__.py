@@ -30,7 +30,9 @@ if TYPE_CHECKING:
         ConflictError,
         ExperimentalWarning,
         InternalServerError,
+        LossHandle,
         NotFoundError,
+        PerDatumLossFn,
         PermissionDeniedError,
         RateLimitError,
         RequestFailedError,
@@ -109,6 +111,7 @@ __all__ = [
     "ForwardBackwardOutput",
     "InternalServerError",
     "LoraConfig",
+    "LossHandle",
     "MissingExtraError",
     "ModelID",
     "ModelInput",
@@ -118,6 +121,7 @@ __all__ = [
     "OptimStepRequest",
     "OptimStepResponse",
     "ParsedCheckpointTinkerPath",
+    "PerDatumLossFn",
     "PermissionDeniedError",
     "PromptProvenanceSpan",
     "RateLimitError",
@@ -152,7 +156,8 @@ _NAMES_OF = {
         APIConnectionError APIError APIFuture APIResponseValidationError APIStatusError
         APITimeoutError AuthenticationError BackcompatSamplingClientFuture
         BackcompatTrainingClientFuture BadRequestError BillingError ConflictError
-        ExperimentalWarning InternalServerError NotFoundError PermissionDeniedError RateLimitError
+        ExperimentalWarning InternalServerError LossHandle NotFoundError PerDatumLossFn
+        PermissionDeniedError RateLimitError
         RequestFailedError RestClient RetryConfig SamplingClient ServiceClient TinkerError
         TrainingClient UnprocessableEntityError
     """,

@@ -85,3 +85,65 @@ def test_a_loss_over_several_targets_equals_autograd(warm: Warm) -> None:
     metrics = trainer.optim_step(params).result().metrics
     assert metrics is not None
     assert metrics["grad_norm"] == pytest.approx(twin.step(params), rel=1e-4)
+
+
+def leaky(
+    logprobs: torch.Tensor, weights: torch.Tensor, temperature: torch.Tensor
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Of one datum; uses slices, comparisons, constants and a rank-0 input."""
+    ratio = torch.exp(torch.clamp((logprobs + 5.0) / temperature, max=2.0))
+    kept = torch.where(weights > 0, ratio * weights, 0.1 * ratio)
+    loss = kept.sum() + kept[1:].mean() - torch.nn.functional.logsigmoid(logprobs).mean()
+    return loss, {"custom/kept:sum": kept.sum(), "custom/ratio:mean": ratio.mean()}
+
+
+def with_temperature(data: list) -> list:
+    return [
+        tinker.Datum(
+            d.model_input,
+            {**d.loss_fn_inputs, "temperature": torch.tensor(1.5 + 0.5 * i)},
+        )
+        for i, d in enumerate(data)
+    ]
+
+
+def summed(data: list, logprobs: list[torch.Tensor]) -> tuple[torch.Tensor, dict]:
+    """The same loss in the form that runs on the client."""
+    parts = [
+        leaky(lp, *(d.loss_fn_inputs[k].to_torch() for k in ("weights", "temperature")))
+        for d, lp in zip(data, logprobs, strict=True)
+    ]
+    return torch.stack([loss for loss, _ in parts]).sum(), {
+        "kept": sum(m["custom/kept:sum"].item() for _, m in parts),
+        "ratio": sum(m["custom/ratio:mean"].item() for _, m in parts) / len(parts),
+    }
+
+
+def test_an_uploaded_loss_has_the_values_and_gradients_of_the_callable(warm: Warm) -> None:
+    uploaded, called = warm.fork(), warm.fork()
+    data = with_temperature(random_data(5, seed=24))
+    ranks = {"logprobs": 1, "weights": 1, "temperature": 0}
+    handle = warm.client.create_custom_loss(leaky, ranks).result()
+    assert handle.loss_id is not None, "the service must offer to run it"
+    for _ in range(2):
+        found = uploaded.forward_backward_custom(data, handle).result()
+        expected = called.forward_backward_custom(data, summed).result()
+        assert found.metrics["loss:sum"] == pytest.approx(expected.metrics["loss:sum"], rel=1e-5)
+        assert found.metrics["custom/kept:sum"] == pytest.approx(expected.metrics["kept"], rel=1e-5)
+        assert found.metrics["custom/ratio:mean"] == pytest.approx(
+            expected.metrics["ratio"], rel=1e-5
+        )
+        for ours, theirs in zip(outputs_of(found), outputs_of(expected), strict=True):
+            np.testing.assert_allclose(ours, theirs, atol=1e-4)
+        params = tinker.AdamParams(**PARAMS)
+        norms = [m.optim_step(params).result().metrics["grad_norm"] for m in (uploaded, called)]
+        assert norms[0] == pytest.approx(norms[1], rel=1e-5)
+        assert norms[0] > 0
+
+
+def test_a_loss_id_of_nothing_fails_the_one_request(warm: Warm) -> None:
+    trainer = warm.fork()
+    data = random_data(1, seed=25)
+    with pytest.raises(tinker.BadRequestError, match=r"loss_fn_config.loss_id"):
+        trainer.forward_backward(data, "custom", {"loss_id": "loss-1"}).result()
+    trainer.forward_backward(data, "cross_entropy").result()

@@ -357,6 +357,9 @@ def check_graph_inputs(
     found: dict[str, npt.NDArray[Any]] = {}
     for name, rank in ranks.items():
         field = f"loss_fn_inputs.{name}"
+        if rank == 0 and name in arrays and arrays[name].shape == (1,):
+            found[name] = arrays[name].reshape(())  # on the wire a number is a list of one
+            continue
         if name not in arrays:
             problem = f"missing; the loss {graph.name!r} reads {', '.join(sorted(ranks))}"
         elif arrays[name].ndim != rank:

@@ -33,6 +33,8 @@ from tinsmith.client.futures import (
     BackcompatTrainingClientFuture,
     ClientFuture,
 )
+from tinsmith.client.loss_handle import LossHandle
+from tinsmith.client.loss_tracing import PerDatumLossFn
 from tinsmith.client.rest import RestClient
 from tinsmith.client.retries import RetryConfig
 from tinsmith.client.sampling import SamplingClient
@@ -57,7 +59,9 @@ __all__ = [
     "ConflictError",
     "ExperimentalWarning",
     "InternalServerError",
+    "LossHandle",
     "NotFoundError",
+    "PerDatumLossFn",
     "PermissionDeniedError",
     "RateLimitError",
     "RequestFailedError",

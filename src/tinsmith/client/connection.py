@@ -60,6 +60,8 @@ class ServiceConfig(pydantic.BaseModel):
     """Whether the chunks of one call are sent at the same time."""
     pjwt_auth_enabled: bool = False
     """The service wants short-lived tokens, which this client cannot get."""
+    custom_loss_server_side: bool = False
+    """Whether the service runs uploaded losses."""
 
     @property
     def chunk_limits(self) -> ChunkLimits:
@@ -74,6 +76,7 @@ class Connection:
         self.config = ServiceConfig()
         self.model_seq_ids = itertools.count()
         self.sampling_session_seq_ids = itertools.count()
+        self.custom_loss_seq_ids = itertools.count()
         self._pid = os.getpid()
         self._api_key = settings.api_key
         self._is_closed = False
@@ -83,6 +86,12 @@ class Connection:
     @property
     def is_embedded(self) -> bool:
         return self.settings.base_url is None
+
+    @property
+    def session_id(self) -> str | None:
+        """Of the session, if it has begun."""
+        session = self._session.value
+        return None if session is None else session.session_id
 
     def joined_settings(self) -> ConnectionSettings:
         """Settings by which another process takes part in this session, which has begun."""

@@ -14,6 +14,8 @@ from typing import Any, Self, TypeVar
 
 from tinsmith.client.connection import Connection, json_request
 from tinsmith.client.futures import APIFuture, ClientFuture, start
+from tinsmith.client.loss_handle import LossHandle, LossHandles
+from tinsmith.client.loss_tracing import PerDatumLossFn, trace_loss
 from tinsmith.client.polling import ResultKind
 from tinsmith.client.rest import RestClient
 from tinsmith.client.retries import RetryConfig
@@ -27,6 +29,7 @@ from tinsmith.types import (
     AdamOptimizerConfig,
     CreateModelRequest,
     CreateModelResponse,
+    CustomLossInputRank,
     GetInfoRequest,
     GetInfoResponse,
     GetServerCapabilitiesResponse,
@@ -102,6 +105,7 @@ class ServiceClient:
                 display_name=display_name,
             )
         )
+        self._losses = LossHandles(self._connection)
 
     def __repr__(self) -> str:
         return f"ServiceClient({self._connection.settings.base_url or 'embedded service'})"
@@ -229,6 +233,43 @@ class ServiceClient:
             retry_config=retry_config,
             record_stability_info=record_stability_info,
         )
+
+    def create_custom_loss(
+        self, fn: PerDatumLossFn, input_ranks: Mapping[str, CustomLossInputRank]
+    ) -> APIFuture[LossHandle]:
+        """A loss of your own that runs where the training runs (needs torch to make it).
+
+        `fn` gets one datum's tensors: `logprobs` of its targets, and the `loss_fn_inputs` that its
+        further parameters name. It returns the datum's loss and a dict of metrics, all scalars;
+        metrics are named `custom/name:sum` or `custom/name:mean`, the ending says how they combine
+        over datums. Losses of datums are summed. `fn` is called once, by torch.fx: it may use
+        torch and math, may not branch on values, and may not hold tensors of its own.
+
+        Services that run no uploaded losses get the same results from a loss that runs here.
+
+        Args:
+            fn: the loss of one datum.
+            input_ranks: 0, 1 or 2 for each parameter: a number, [tokens], [tokens, K].
+
+        Returns:
+            A future of the handle, for this client's training clients. The same loss again gives
+            the same handle.
+
+        Raises:
+            MissingExtraError: torch is not installed.
+            UserError: `fn` does something that a custom loss may not.
+
+        Example:
+            >>> def likelihood(logprobs, weights):
+            ...     loss = -(logprobs * weights).sum()
+            ...     return loss, {"custom/likelihood:sum": loss}
+            >>> handle = service.create_custom_loss(
+            ...     likelihood, {"logprobs": 1, "weights": 1}
+            ... ).result()  # doctest: +SKIP
+            >>> client.forward_backward_custom(data, handle)  # doctest: +SKIP
+        """
+        traced = trace_loss(fn, input_ranks)
+        return start(lambda: self._losses.create(traced), "create_custom_loss")
 
     def create_rest_client(self) -> RestClient:
         """A client for what the service keeps; shares this one's connections and its end."""

@@ -13,6 +13,7 @@ from typing import Any
 from tinsmith.client.connection import Connection
 from tinsmith.client.custom_loss import CustomLossFn, require_torch
 from tinsmith.client.futures import APIFuture, ClientFuture
+from tinsmith.client.loss_handle import LossHandle
 from tinsmith.client.model_lane import ModelLane
 from tinsmith.client.polling import ResultKind
 from tinsmith.client.retries import RetryConfig
@@ -97,31 +98,34 @@ class TrainingClient:
     def forward_backward_custom(
         self,
         data: Sequence[Datum],
-        loss_fn: CustomLossFn,
+        loss_fn: CustomLossFn | LossHandle,
         *,
         loss_type_input: str | None = None,
     ) -> APIFuture[ForwardBackwardOutput]:
-        """Add the gradients of a loss that you compute yourself from the logprobs (needs torch).
+        """Add the gradients of a loss of your own, computed from the logprobs.
 
-        Costs a forward pass more than `forward_backward`. `loss_fn` is called once, in a thread of
-        its own, with the whole batch, so the loss may compare datums. Calls that follow wait for
-        it; if it raises, or the future is cancelled before its gradient is known, the gradients
-        stay as they were and those calls go on.
+        A function (needs torch) costs a forward pass more than `forward_backward`; the handle of
+        `ServiceClient.create_custom_loss` does not, where the service runs uploaded losses.
+
+        A function is called once, in a thread of its own, with the whole batch, so the loss may
+        compare datums. Calls that follow wait for it; if it raises, or the future is cancelled
+        before its gradient is known, the gradients stay as they were and those calls go on.
 
         Args:
             data: datums with `target_tokens` and whatever else the loss reads.
             loss_fn: `(data, logprobs) -> (loss, metrics)`, with one tensor of logprobs for each
-                datum, in the shape of its targets. The loss is a torch scalar.
+                datum, in the shape of its targets; the loss is a torch scalar. Or a handle.
             loss_type_input: older scripts pass "logprobs".
 
         Returns:
-            The output of the backward pass: `loss:sum` is the loss that was computed here,
+            The output of the backward pass: `loss:sum` is the loss. Where it was computed here:
             `surrogate_loss:sum` that of the cross-entropy with the same gradient; your metrics are
             added as they are.
 
         Raises:
             MissingExtraError: torch is not installed.
-            UserError: there is no data, or a datum has no targets or cannot be sent.
+            UserError: there is no data, a datum lacks what the loss reads or cannot be sent, or
+                the handle is another session's.
 
         Example:
             >>> def preference_loss(data, logprobs):  # data: chosen, rejected, chosen, ...
@@ -136,8 +140,28 @@ class TrainingClient:
                 f"loss_type_input={loss_type_input!r}: must be 'logprobs', or left out",
                 field="loss_type_input",
             )
+        if isinstance(loss_fn, LossHandle):
+            return self._run_handle(data, loss_fn)
         require_torch()
         return self._lane.run_custom(data, loss_fn)
+
+    def _run_handle(
+        self, data: Sequence[Datum], handle: LossHandle
+    ) -> APIFuture[ForwardBackwardOutput]:
+        session_id = self._connection.session_id
+        if handle.session_id != session_id:
+            raise UserError(
+                f"loss_fn={handle.name!r}: belongs to session {handle.session_id!r}, and this "
+                f"client to {session_id!r}",
+                field="loss_fn",
+                hint="call create_custom_loss on the ServiceClient that made this client",
+            )
+        handle.check(data)
+        if handle.loss_id is not None:
+            config = {"loss_id": handle.loss_id}
+            return self._lane.run(data, "custom", config, forward_only=False)
+        require_torch()
+        return self._lane.run_custom(data, handle.run)
 
     def optim_step(
         self, optim_params: AdamParams | None = None, *, adam_params: AdamParams | None = None
@@ -333,7 +357,7 @@ class TrainingClient:
     async def forward_backward_custom_async(
         self,
         data: Sequence[Datum],
-        loss_fn: CustomLossFn,
+        loss_fn: CustomLossFn | LossHandle,
         *,
         loss_type_input: str | None = None,
     ) -> APIFuture[ForwardBackwardOutput]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import UTC, datetime
 
+from tinsmith.algorithms.loss_graph import LossGraph
 from tinsmith.core.errors import TinsmithError
 from tinsmith.engine.jobs import ForwardBackwardJob, OptimStepJob
 from tinsmith.server import messages
@@ -22,6 +23,7 @@ from tinsmith.server.checkpoints import (
     check_name,
     parse_checkpoint_path,
 )
+from tinsmith.server.custom_losses import CustomLossRegistry
 from tinsmith.server.dispatcher import Work
 from tinsmith.server.engines import EnginePool
 from tinsmith.server.errors import RequestError
@@ -63,6 +65,7 @@ class ModelRegistry:
         catalog: BaseModelCatalog,
         engines: EnginePool,
         checkpoints: CheckpointStore,
+        custom_losses: CustomLossRegistry,
     ) -> None:
         self._store = store
         self._sessions = sessions
@@ -70,6 +73,7 @@ class ModelRegistry:
         self._catalog = catalog
         self._engines = engines
         self._checkpoints = checkpoints
+        self._custom_losses = custom_losses
 
     def create(self, body: CreateModelRequest, *, digest: str) -> tuple[str, str]:
         """Makes a fresh model; returns (request id, model id)."""
@@ -183,6 +187,7 @@ class ModelRegistry:
                 request.loss_fn,
                 request.loss_fn_config,
                 request.forward_only,
+                custom_loss=self._custom_loss(model, request),
             )
             return Work("forward_backward", job, _encode_forward_backward, num_tokens)
 
@@ -190,13 +195,21 @@ class ModelRegistry:
 
     def check_training(self, request: ForwardBackwardRequest) -> int | TinsmithError:
         """Checks a forward_backward without touching any state; may run on another thread."""
-        unit = self._store.model(request.model_id).unit
+        model = self._store.model(request.model_id)
         try:
             return check_training_request(
-                request, vocab_size=unit.vocab_size, max_context_length=unit.max_context_length
+                request,
+                self._custom_loss(model, request),
+                vocab_size=model.unit.vocab_size,
+                max_context_length=model.unit.max_context_length,
             )
         except TinsmithError as exc:
             return exc
+
+    def _custom_loss(self, model: ModelRecord, request: ForwardBackwardRequest) -> LossGraph | None:
+        if request.loss_fn != "custom":
+            return None
+        return self._custom_losses.find(model.session_id, request.loss_fn_config)
 
     def optim_step(self, body: OptimStepBody, *, digest: str) -> str:
         """One optimizer step."""

@@ -15,6 +15,7 @@ from tinsmith.server.base_models import BaseModelCatalog
 from tinsmith.server.checkpoint_admin import CheckpointAdmin
 from tinsmith.server.checkpoints import CheckpointStore, parse_any_checkpoint_path
 from tinsmith.server.config import ServerConfig
+from tinsmith.server.custom_losses import CustomLossRegistry
 from tinsmith.server.engines import EnginePool
 from tinsmith.server.futures import FutureStore
 from tinsmith.server.keys import KeyRegistry
@@ -58,7 +59,9 @@ class Service:
             idle_exit_s=config.idle_exit_s,
             on_idle=self._go_idle,
         )
+        self.custom_losses = CustomLossRegistry(self.store, self.sessions, self.futures)
         self.models = ModelRegistry(
+            custom_losses=self.custom_losses,
             store=self.store,
             sessions=self.sessions,
             futures=self.futures,
@@ -172,6 +175,7 @@ class Service:
     def _end_session(self, session_id: str) -> None:
         self.models.end_session(session_id)
         self.samplers.end_session(session_id)
+        self.custom_losses.end_session(session_id)
         self.store.forget_session(session_id)
 
     def _go_idle(self) -> None:

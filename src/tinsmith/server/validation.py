@@ -6,8 +6,12 @@ once more. Nothing here needs torch.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import numpy as np
 
+from tinsmith.algorithms.loss_graph import LossGraph, check_graph_inputs
 from tinsmith.algorithms.loss_inputs import (
     check_loss_config,
     check_loss_inputs,
@@ -46,19 +50,24 @@ def check_lora_config(config: LoraConfig) -> None:
 
 
 def check_training_request(
-    request: ForwardBackwardRequest, *, vocab_size: int | None, max_context_length: int | None
+    request: ForwardBackwardRequest,
+    custom_loss: LossGraph | None,
+    *,
+    vocab_size: int | None,
+    max_context_length: int | None,
 ) -> int:
-    """Checks loss, settings and every datum; returns the number of tokens."""
-    spec = find_loss_inputs(request.loss_fn)
-    check_loss_config(spec, request.loss_fn_config)
+    """Checks loss, settings and every datum; returns the number of tokens.
+
+    `custom_loss` is the uploaded loss that the request names, if it names one.
+    """
+    check_inputs = _input_checks(request, custom_loss)
     if not request.data:
         raise DataError("data: must hold at least one datum", field="data")
     vocab_size = vocab_size or UNKNOWN_VOCAB_SIZE
     num_tokens = 0
     for index, datum in enumerate(request.data):
         length = _check_datum_tokens(datum, index, vocab_size, max_context_length)
-        check_loss_inputs(
-            spec,
+        check_inputs(
             dense_loss_inputs(datum.loss_fn_inputs, datum_index=index),
             num_tokens=length,
             vocab_size=vocab_size,
@@ -66,6 +75,17 @@ def check_training_request(
         )
         num_tokens += length
     return num_tokens
+
+
+def _input_checks(
+    request: ForwardBackwardRequest, custom_loss: LossGraph | None
+) -> Callable[..., object]:
+    """The check of one datum's loss inputs; checks the loss's name and settings at once."""
+    if custom_loss is not None:
+        return partial(check_graph_inputs, custom_loss)
+    spec = find_loss_inputs(request.loss_fn)
+    check_loss_config(spec, request.loss_fn_config)
+    return partial(check_loss_inputs, spec)
 
 
 def _check_datum_tokens(

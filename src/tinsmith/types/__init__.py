@@ -26,6 +26,14 @@ from tinsmith.types.checkpoints import (
 from tinsmith.types.cursor import (
     Cursor,
 )
+from tinsmith.types.custom_losses import (
+    CreateCustomLossRequest,
+    CreateCustomLossResponse,
+    CustomLossGraph,
+    CustomLossInput,
+    CustomLossInputRank,
+    CustomLossNode,
+)
 from tinsmith.types.datum import (
     Datum,
     PromptProvenanceSpan,
@@ -173,6 +181,8 @@ __all__ = [
     "ClientSessionFinished",
     "CopyWeightsRequest",
     "CopyWeightsResponse",
+    "CreateCustomLossRequest",
+    "CreateCustomLossResponse",
     "CreateModelRequest",
     "CreateModelResponse",
     "CreateSamplingSessionRequest",
@@ -180,6 +190,10 @@ __all__ = [
     "CreateSessionRequest",
     "CreateSessionResponse",
     "Cursor",
+    "CustomLossGraph",
+    "CustomLossInput",
+    "CustomLossInputRank",
+    "CustomLossNode",
     "Datum",
     "DmelChunk",
     "EncodedTextChunk",

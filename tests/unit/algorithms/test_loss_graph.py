@@ -443,6 +443,17 @@ def test_datums_are_checked_against_the_declared_inputs() -> None:
             check_graph_inputs(graph, arrays, num_tokens=2, vocab_size=5, datum_index=4)
 
 
+def test_a_number_that_the_wire_made_a_list_of_one_is_a_number_again() -> None:
+    graph = as_graph(lambda logprobs, beta: (logprobs.sum() * beta, {}), logprobs=1, beta=0)
+    for beta in (np.float32(2.0), np.full(1, 2.0), np.full((), 2.0)):
+        arrays = {"target_tokens": np.array([1]), "beta": np.asarray(beta)}
+        checked = check_graph_inputs(graph, arrays, num_tokens=1, vocab_size=5, datum_index=0)
+        assert checked["beta"].shape == ()
+    arrays["beta"] = np.zeros(2)
+    with pytest.raises(DataError, match="rank 1, the loss 'loss' declares 0"):
+        check_graph_inputs(graph, arrays, num_tokens=1, vocab_size=5, datum_index=0)
+
+
 SCALARS = st.one_of(
     st.none(),
     st.booleans(),

@@ -291,6 +291,8 @@ def _json_result(path: str, body: dict[str, Any]) -> dict[str, Any]:
         if "path" in body:
             return {"path": f"tinker://{body['model_id']}/sampler_weights/{body['path']}"}
         return {"sampling_session_id": f"S:sample:{body['sampling_session_seq_id']}"}
+    if path == "create_custom_loss":
+        return {"type": path, "loss_id": f"loss-{body['custom_loss_seq_id']}"}
     if path == "load_weights":
         return {"type": path, "path": body["path"]}
     raise AssertionError(f"unexpected request: {path}")

@@ -25,6 +25,7 @@ SIGNATURES = {
         "user_metadata=None, weights_access_token=None",
         "create_sampling_client": "model_path=None, base_model=None, retry_config=None, "
         "record_stability_info=False",
+        "create_custom_loss": "fn, input_ranks",
         "create_rest_client": "",
         "copy_weights": "path, *, ttl_seconds=None, weights_access_token=None",
         "get_server_capabilities": "",
@@ -101,6 +102,7 @@ WITHOUT_TWIN = (
     "__init__",
     "close",
     "get_tokenizer",
+    "create_custom_loss",
     "create_rest_client",
     "copy_weights",
     "get_sampler_handle",

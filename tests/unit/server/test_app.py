@@ -39,7 +39,7 @@ async def test_health_config_and_telemetry(start: Start) -> None:
     async with start() as (_, client):
         assert (await client.get("healthz")).json() == {"status": "ok"}
         for path, expected in (
-            ("client/config", {}),
+            ("client/config", {"custom_loss_server_side": True}),
             ("client/dynamic_config", {"sample_cancel_enabled": True}),
         ):
             answer = await client.post(path, json={"sdk_version": "1", "new": 1})

@@ -29,7 +29,8 @@ def make_router(service: Service) -> APIRouter:
     @router.post("/client/config")
     async def client_config(request: Request) -> Response:
         parse_json(ClientConfigRequest, await read_body(request, max_bytes))
-        return json_response({})  # the protocol's defaults suit us
+        # Uploaded losses run here; for all else the protocol's defaults suit us.
+        return json_response({"custom_loss_server_side": True})
 
     @router.post("/client/dynamic_config")
     async def dynamic_config(request: Request) -> Response:

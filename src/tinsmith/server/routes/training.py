@@ -19,6 +19,7 @@ from tinsmith.server.training_bodies import (
     read_training_body,
 )
 from tinsmith.types import (
+    CreateCustomLossRequest,
     CreateModelRequest,
     ForwardBackwardRequest,
     GetInfoRequest,
@@ -102,6 +103,13 @@ def make_router(service: Service) -> APIRouter:
         body = parse_json(CreateModelRequest, raw)
         request_id, model_id = models.create(body, digest=content_hash(raw))
         return json_response({"request_id": request_id, "model_id": model_id})
+
+    @router.post("/create_custom_loss")
+    async def create_custom_loss(request: Request) -> Response:
+        raw = await routes.read(request)
+        body = parse_json(CreateCustomLossRequest, raw)
+        request_id = service.custom_losses.create(body, digest=content_hash(raw))
+        return json_response({"request_id": request_id})
 
     @router.post("/get_info")
     async def get_info(request: Request) -> Response:
