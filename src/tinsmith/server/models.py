@@ -251,12 +251,19 @@ class ModelRegistry:
         return self._submit(body.model_id, body.seq_id, make, digest=digest)
 
     def save_weights_for_sampler(self, body: SaveWeightsForSamplerRequest, *, digest: str) -> str:
-        """Writes sampler weights, or takes a snapshot and opens a sampling session on it."""
+        """Writes sampler weights, or takes a snapshot and opens a sampling session on it.
+
+        Kind "inflight" also moves the model's earlier sessions of that kind to the snapshot. A
+        sample has the weights of the moment it was accepted, to its end.
+        """
 
         def make(model: ModelRecord) -> Work:
-            if body.kind != "snapshot":
+            if body.kind != "snapshot" and body.path is not None:
                 raise RequestError(
-                    f"kind={body.kind!r}: must be 'snapshot'", field="kind", hint="leave kind out"
+                    f"kind={body.kind!r}: must be 'snapshot' where the save has a path, since a "
+                    "checkpoint never changes",
+                    field="kind",
+                    hint="leave kind out, or save without a path",
                 )
             check_ttl(body.ttl_seconds)
             if (body.path is None) == (body.sampling_session_seq_id is None):
@@ -272,8 +279,7 @@ class ModelRegistry:
                         field=name,
                         hint="give the save a name in path",
                     )
-            assert body.sampling_session_seq_id is not None
-            return self._nameless_sampler_save(model, body.sampling_session_seq_id, digest)
+            return self._nameless_sampler_save(model, body, digest)
 
         return self._submit(body.model_id, body.seq_id, make, digest=digest)
 
@@ -430,7 +436,11 @@ class ModelRegistry:
 
         return Work("control", command, encode)
 
-    def _nameless_sampler_save(self, model: ModelRecord, number: int, digest: str) -> Work:
+    def _nameless_sampler_save(
+        self, model: ModelRecord, body: SaveWeightsForSamplerRequest, digest: str
+    ) -> Work:
+        number = body.sampling_session_seq_id
+        assert number is not None
         self._store.reserve(model.session_id, "sampling_session_seq_id", number, digest=digest)
         sampler_id = f"{model.session_id}:sample:{number}"
         answer = {"type": "save_weights_for_sampler", "sampling_session_id": sampler_id}
@@ -443,8 +453,12 @@ class ModelRegistry:
                 model.base_model,
                 snapshot_id=str(snapshot_id),
                 unit=model.unit,
+                inflight_model_id=model.model_id if body.kind == "inflight" else None,
             )
             self._store.add_sampler(record)
+            if body.kind == "inflight":
+                for old_id in self._store.move_inflight(model.model_id, str(snapshot_id)):
+                    model.unit.snapshots.drop(old_id)
             return _json(answer)
 
         return Work("control", messages.TakeSnapshot(model.model_id), encode)
