@@ -32,6 +32,8 @@ COMMANDS = {
     "model-info": LazyCommand(
         "tinsmith.cli.model_info:model_info", "Say what is known of base models."
     ),
+    "auth": LazyCommand("tinsmith.cli.auth:auth", "Keep the key of a service, and try it."),
+    "keys": LazyCommand("tinsmith.cli.keys:keys", "Give people keys to a service you run."),
     "doctor": LazyCommand(
         "tinsmith.cli.doctor:doctor", "Say what works on this machine and what to install."
     ),

@@ -5,6 +5,7 @@ return `APIFuture`s. `RestClient` looks after what the service keeps. Names and 
 Tinker SDK.
 """
 
+from tinsmith.client.admin import AdminClient
 from tinsmith.client.errors import (
     APIConnectionError,
     APIError,
@@ -49,6 +50,7 @@ __all__ = [
     "APIResponseValidationError",
     "APIStatusError",
     "APITimeoutError",
+    "AdminClient",
     "AuthenticationError",
     "BackcompatSamplingClientFuture",
     "BackcompatTrainingClientFuture",

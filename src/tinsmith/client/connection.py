@@ -22,12 +22,14 @@ import pydantic
 import tinsmith
 from tinsmith.client import launcher
 from tinsmith.client.chunking import ChunkLimits
+from tinsmith.client.credentials import CommandKey
 from tinsmith.client.errors import (
     APIConnectionError,
     APIError,
     APIResponseValidationError,
     ClientClosedError,
 )
+from tinsmith.client.jwt import JWT_PREFIX, ExchangedToken
 from tinsmith.client.loop import loop_thread, run_in_daemon_thread
 from tinsmith.client.polling import ResultKind, await_result
 from tinsmith.client.retries import RetryPolicy
@@ -35,8 +37,13 @@ from tinsmith.client.session import FinishStatus, Session
 from tinsmith.client.settings import ConnectionSettings
 from tinsmith.client.transport import Reply, Request, Transport
 from tinsmith.core import jsonio, paths
-from tinsmith.core.errors import ServerError
-from tinsmith.types import CreateSessionRequest, CreateSessionResponse, UntypedAPIFuture
+from tinsmith.core.errors import UserError
+from tinsmith.types import (
+    AuthTokenResponse,
+    CreateSessionRequest,
+    CreateSessionResponse,
+    UntypedAPIFuture,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -59,9 +66,11 @@ class ServiceConfig(pydantic.BaseModel):
     parallel_fwdbwd_chunks: bool = True
     """Whether the chunks of one call are sent at the same time."""
     pjwt_auth_enabled: bool = False
-    """The service wants short-lived tokens, which this client cannot get."""
+    """The service wants short-lived tokens, for which keys are exchanged."""
     custom_loss_server_side: bool = False
     """Whether the service runs uploaded losses."""
+    credential_default_source: str = "api_key"
+    """"credential_cmd": the exchange wants what the credential command prints."""
 
     @property
     def chunk_limits(self) -> ChunkLimits:
@@ -210,9 +219,10 @@ class Connection:
     def _make_transport(self, url: str, service: launcher.EmbeddedService | None) -> Transport:
         settings = self.settings
         self._api_key = service.api_key if service else settings.api_key
+        command = None if service else settings.credential_command
         return Transport(
             url,
-            self._api_key,
+            CommandKey(command) if command and not self._api_key else self._api_key,
             timeout_s=settings.timeout_s,
             policy=RetryPolicy(max_retries=settings.max_retries),
             headers=settings.headers,
@@ -225,16 +235,35 @@ class Connection:
             answer = (await transport.send(Request("client/config", body))).json()
             config = parse(ServiceConfig, answer, "client/config")
             if config.pjwt_auth_enabled:
-                raise ServerError(
-                    f"{transport.base_url} wants short-lived tokens (pjwt_auth_enabled), "
-                    "which this client cannot get",
-                    hint="use the service's own client",
-                )
+                transport.credential = self._exchanged(transport, config)
         except BaseException:
             await transport.close()
             raise
         self.config = config
         return transport
+
+    def _exchanged(self, transport: Transport, config: ServiceConfig) -> ExchangedToken:
+        """Tokens that the service gives for the key."""
+        credential = transport.credential
+        is_token = self._api_key.startswith(JWT_PREFIX)
+        if config.credential_default_source == "credential_cmd" and not is_token:
+            command = self.settings.credential_command
+            if command is None:
+                raise UserError(
+                    f"{transport.base_url} wants a key that a command prints",
+                    field="TINSMITH_CREDENTIAL_CMD",
+                    hint="set it to a command that prints a key of the service",
+                )
+            credential = CommandKey(command)
+        # Few retries: the request that needs the token has its own.
+        policy = RetryPolicy(max_retries=4)
+        request = Request("auth/token", b"{}", credential=credential, policy=policy)
+
+        async def exchange() -> str:
+            reply = await transport.send(request)
+            return parse(AuthTokenResponse, reply.json(), request.path).jwt
+
+        return ExchangedToken(exchange)
 
     async def _create_session(self) -> Session:
         settings = self.settings

@@ -17,6 +17,7 @@ from typing import Any, Literal, NoReturn
 import httpx
 
 import tinsmith
+from tinsmith.client.credentials import Credential, FixedKey
 from tinsmith.client.errors import (
     APIConnectionError,
     APIResponseValidationError,
@@ -63,6 +64,8 @@ class Request:
     """None takes the transport's."""
     expects: frozenset[int] = frozenset()
     """Error statuses that are answers to this request, not failures."""
+    credential: Credential | None = None
+    """None takes the transport's."""
 
     def __str__(self) -> str:
         return f"{self.method} {self.path}"
@@ -103,7 +106,7 @@ class Transport:
     def __init__(
         self,
         base_url: str,
-        api_key: str,
+        credential: Credential | str,
         *,
         timeout_s: float,
         policy: RetryPolicy,
@@ -114,7 +117,7 @@ class Transport:
 
         Args:
             base_url: may carry a path prefix, which is kept.
-            api_key: sent as `X-API-Key`.
+            credential: gives the `X-API-Key`; a text is a key that stays, an empty one sends none.
             timeout_s: limit of one attempt.
             policy: the retries of requests that bring none of their own.
             headers: added to every request.
@@ -122,12 +125,12 @@ class Transport:
                 is pointless and becomes the error's hint.
         """
         self.base_url = base_url.rstrip("/")
+        self.credential = FixedKey(credential) if isinstance(credential, str) else credential
         self.timeout_s = timeout_s
         self.policy = policy
         self._explain_failure = explain_failure or (lambda: None)
         self._headers = {
             "User-Agent": f"tinsmith/{tinsmith.__version__}",
-            **({"X-API-Key": api_key} if api_key else {}),
             **(headers or {}),
         }
         self._pools: dict[Lane, httpx.AsyncClient] = {}
@@ -174,7 +177,7 @@ class Transport:
         num_failures = num_counted = 0
         while True:
             try:
-                response = await self._attempt(request, idempotency_key, num_failures)
+                response = await self._authorized(request, idempotency_key, num_failures)
             except APIConnectionError as error:
                 retry_after = None
                 may_retry, is_counted = self._may_reconnect(error), True
@@ -200,10 +203,22 @@ class Transport:
             logger.debug("%s failed, trying again in %.2f s: %s", request, delay_s, failure)
             await asyncio.sleep(delay_s)
 
-    async def _attempt(
+    async def _authorized(
         self, request: Request, idempotency_key: str, retry_count: int
     ) -> httpx.Response:
+        """One attempt; a refused key that can be renewed is, and the request is sent once more."""
+        credential = request.credential or self.credential
+        key = await credential.token()
+        response = await self._attempt(request, idempotency_key, retry_count, key)
+        if response.status_code == 401 and (other := await credential.renewed(key)) is not None:
+            response = await self._attempt(request, idempotency_key, retry_count, other)
+        return response
+
+    async def _attempt(
+        self, request: Request, idempotency_key: str, retry_count: int, key: str
+    ) -> httpx.Response:
         headers = {
+            **({"X-API-Key": key} if key else {}),
             **self._headers,
             "Accept": request.accept,
             "x-stainless-retry-count": str(retry_count),
