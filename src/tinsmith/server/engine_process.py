@@ -29,6 +29,7 @@ from tinsmith.core.jsonio import dumps
 from tinsmith.core.paths import atomic_directory
 from tinsmith.engine.jobs import SampleJob, SampleResult
 from tinsmith.server.checkpoints import RECORD_FILE
+from tinsmith.server.encryption import encrypt_files
 from tinsmith.server.messages import (
     Call,
     CancelSample,
@@ -42,6 +43,7 @@ from tinsmith.server.messages import (
     Reply,
     RunForwardBackward,
     RunOptimStep,
+    SaveExternal,
     SaveSamplerWeights,
     SaveState,
     StartFailed,
@@ -173,6 +175,8 @@ def execute(engine: Engine, command: Command) -> object:
             return _save_state(engine, command)
         case SaveSamplerWeights():
             return _save_sampler_weights(engine, command)
+        case SaveExternal():
+            return _save_external(engine, command)
         case LoadState():
             return _load_state(engine, command)
         case TakeSnapshot(adapter_id):
@@ -207,6 +211,14 @@ def _save_sampler_weights(engine: Engine, command: SaveSamplerWeights) -> str:
         record = {**command.record, "snapshot_id": snapshot_id}
         (staging / RECORD_FILE).write_text(dumps(record), encoding="utf-8")
     return snapshot_id
+
+
+def _save_external(engine: Engine, command: SaveExternal) -> None:
+    with _new_checkpoint(command.directory, overwrite=False) as staging:
+        engine.export_adapter(command.adapter_id, staging)
+        if command.recipients is not None:
+            encrypt_files(staging, command.recipients)
+        (staging / RECORD_FILE).write_text(dumps(dict(command.record)), encoding="utf-8")
 
 
 @contextmanager

@@ -85,6 +85,16 @@ class SaveSamplerWeights:
 
 
 @dataclass(frozen=True, slots=True)
+class SaveExternal:
+    """Writes a PEFT adapter for use elsewhere, encrypted if there are keys; answered by None."""
+
+    adapter_id: str
+    directory: Path
+    record: Mapping[str, object]
+    recipients: Sequence[str] | None
+
+
+@dataclass(frozen=True, slots=True)
 class TakeSnapshot:
     """Keeps the adapter's present weights in memory; answered by the snapshot id."""
 
@@ -120,6 +130,7 @@ Command = (
     | SaveState
     | LoadState
     | SaveSamplerWeights
+    | SaveExternal
     | TakeSnapshot
     | LoadSnapshot
     | ReleaseSnapshot

@@ -6,7 +6,7 @@ request refused after its model and sequence number are known uses the number up
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 
 from tinsmith.algorithms.loss_graph import LossGraph
@@ -25,6 +25,7 @@ from tinsmith.server.checkpoints import (
 )
 from tinsmith.server.custom_losses import CustomLossRegistry
 from tinsmith.server.dispatcher import Work
+from tinsmith.server.encryption import check_recipients
 from tinsmith.server.engines import EnginePool
 from tinsmith.server.errors import RequestError
 from tinsmith.server.futures import PROTOBUF_TYPE, FutureStore, Outcome
@@ -34,7 +35,6 @@ from tinsmith.server.store import MemoryStore, ModelRecord, SamplerRecord
 from tinsmith.server.validation import (
     check_lora_config,
     check_training_request,
-    unsupported_field,
 )
 from tinsmith.types import (
     CreateModelRequest,
@@ -43,6 +43,7 @@ from tinsmith.types import (
     LoadWeightsRequest,
     LoraConfig,
     OptimStepResponse,
+    SaveWeightsExternalRequest,
     SaveWeightsForSamplerRequest,
     SaveWeightsRequest,
 )
@@ -283,6 +284,33 @@ class ModelRegistry:
 
         return self._submit(body.model_id, body.seq_id, make, digest=digest)
 
+    def save_weights_external(self, body: SaveWeightsExternalRequest, *, digest: str) -> str:
+        """Writes the adapter in the Hugging Face layout, to be fetched file by file."""
+
+        def make(model: ModelRecord) -> Work:
+            check_ttl(body.ttl_seconds)
+            check_recipients(body.age_encryption_recipients)
+            path = CheckpointPath(
+                model.model_id, "external_weights", check_name(body.path, field="path")
+            )
+            record = _checkpoint_record(model, path, body)
+            command = messages.SaveExternal(
+                model.model_id,
+                self._checkpoints.directory(path),
+                _dumped(record),
+                body.age_encryption_recipients,
+            )
+
+            def encode(_: object) -> Outcome:
+                size_bytes = self._checkpoints.size_bytes(path)
+                self._store.add_checkpoint(record.row(size_bytes))
+                answer = {"type": "save_weights_external", "path": str(path)}
+                return _json({**answer, "size_bytes": size_bytes})
+
+            return Work("control", command, encode)
+
+        return self._submit(body.model_id, body.seq_id, make, digest=digest)
+
     def get_info(self, model_id: str) -> dict[str, object]:
         """What the protocol tells about a model."""
         model = self._living(model_id)
@@ -415,8 +443,6 @@ class ModelRegistry:
         return request_id
 
     def _checkpoint(self, body: LoadWeightsRequest) -> tuple[CheckpointPath, CheckpointRecord]:
-        if body.weights_access_token is not None:
-            raise unsupported_field("weights_access_token", "...")
         path = parse_checkpoint_path(body.path, field="path", kind="weights")
         return path, self._checkpoints.read(path, field="path")
 
@@ -471,7 +497,7 @@ def _model_id(session_id: str, number: int) -> str:
 def _checkpoint_record(
     model: ModelRecord,
     path: CheckpointPath,
-    body: SaveWeightsRequest | SaveWeightsForSamplerRequest,
+    body: SaveWeightsRequest | SaveWeightsForSamplerRequest | SaveWeightsExternalRequest,
 ) -> CheckpointRecord:
     return CheckpointRecord(
         path=str(path),
@@ -479,7 +505,7 @@ def _checkpoint_record(
         base_model=model.base_model,
         lora_config=model.lora_config,
         created_at=datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
-        user_metadata=body.user_metadata,
+        user_metadata=getattr(body, "user_metadata", None),
         key_id=model.key_id,
         expires_at=expiry_of(body.ttl_seconds),
     )
@@ -504,5 +530,5 @@ def finite(metrics: dict[str, float]) -> dict[str, float]:
     return {name: value for name, value in metrics.items() if abs(value) < float("inf")}
 
 
-def _json(value: dict[str, object] | dict[str, str]) -> Outcome:
-    return Outcome.from_json(value)
+def _json(value: Mapping[str, object]) -> Outcome:
+    return Outcome.from_json(dict(value))

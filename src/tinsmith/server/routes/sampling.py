@@ -5,6 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Request, Response
 
 from tinsmith.core.ids import content_hash
+from tinsmith.server.checkpoints import parse_any_checkpoint_path
 from tinsmith.server.http import json_response, parse_json, read_body
 from tinsmith.server.requests import JoinSamplingSessionRequest
 from tinsmith.server.service import Service
@@ -21,7 +22,8 @@ def make_router(service: Service) -> APIRouter:
         raw = await read_body(request, max_bytes)
         body = parse_json(CreateSamplingSessionRequest, raw)
         if body.model_path is not None:
-            await service.check_readable(body.model_path, field="model_path")
+            path = parse_any_checkpoint_path(body.model_path, field="model_path")
+            await service.check_readable(path, field="model_path")
         sampler_id = service.samplers.open(body, digest=content_hash(raw))
         answer = {"type": "create_sampling_session", "sampling_session_id": sampler_id}
         return json_response(answer)
