@@ -6,18 +6,28 @@ nothing from outside. What a family refuses or writes otherwise on purpose is li
 `families.py`, is counted, and must really be so.
 """
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
+import jinja2
 import pytest
 from hypothesis import given, settings
 
 from tests.assets import asset
 from tests.unit.renderers.chat_strategy import chats
-from tests.unit.renderers.families import FAMILIES, NOW, Family, fitted, standin, template_of
+from tests.unit.renderers.families import (
+    FAMILIES,
+    GOLDEN,
+    NOW,
+    Family,
+    fitted,
+    standin,
+    template_of,
+)
 from tinsmith.renderers import Message, Renderer, RendererError, get_tokenizer
 
 TOTAL: Counter[str] = Counter()
@@ -157,6 +167,68 @@ def test_random_conversations(capsys: pytest.CaptureFixture[str]) -> None:
     compare()
     report(capsys, "random conversations", counts)
     assert min(counts[str(family)] for family in FAMILIES) >= 500
+
+
+RECORDINGS = GOLDEN / "renderers"
+
+
+def sha256(text: str | bytes) -> str:
+    return hashlib.sha256(text if isinstance(text, bytes) else text.encode()).hexdigest()
+
+
+def record(family: Family, renderer: Renderer) -> None:
+    """Write down what the template gives: the oracle speaks, never the renderer."""
+    template = template_of(family)
+    cases = []
+    for conversation in json.loads((RECORDINGS / "conversations.json").read_text("utf-8")):
+        chat = fitted(family, renderer, (conversation["messages"], conversation.get("tools", [])))
+        for opens_reply in (True, False):
+            try:
+                ids = template_tokens(
+                    renderer.tokenizer, template, family, chat, opens_reply=opens_reply
+                )
+            except (jinja2.TemplateError, TypeError):
+                continue  # a conversation that the template refuses
+            text = renderer.tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+            case = {"conversation": conversation["id"], "opens_reply": opens_reply,
+                    "text_sha256": sha256(text), "ids": " ".join(map(str, ids))}  # fmt: skip
+            cases.append(case)
+    head = {"template_sha256": sha256(template), "tokenizer": family.tokenizer,
+            "tokenizer_sha256": vocabulary_hash(family)}  # fmt: skip
+    lines = ",\n".join(json.dumps(case, ensure_ascii=False) for case in cases)
+    text = f'{json.dumps(head)[:-1]},\n"cases": [\n{lines}\n]}}\n'
+    (RECORDINGS / f"{family}.json").write_text(text, encoding="utf-8")
+
+
+def vocabulary_hash(family: Family) -> str:
+    return sha256((GOLDEN / "tokenizers" / family.tokenizer / "tokenizer.json").read_bytes())
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=str)
+def test_own_recordings(
+    family: Family, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What the templates gave when we asked them; a missing recording is a failure."""
+    renderer = family.make(standin(family.tokenizer), special_text="control")
+    if request.config.getoption("--regenerate-golden"):
+        record(family, renderer)
+    recorded = json.loads((RECORDINGS / f"{family}.json").read_text("utf-8"))
+    assert recorded["tokenizer_sha256"] == vocabulary_hash(family)
+    chats = json.loads((RECORDINGS / "conversations.json").read_text("utf-8"))
+    by_id = {c["id"]: c for c in chats}
+    counts: Counter[str] = Counter()
+    for case in recorded["cases"]:
+        conversation = by_id[case["conversation"]]
+        chat = fitted(family, renderer, (conversation["messages"], conversation.get("tools", [])))
+        tokens = tokens_of(renderer, *chat, opens_reply=case["opens_reply"])
+        where = (case["conversation"], case["opens_reply"])
+        assert tokens == [int(token) for token in case["ids"].split()], where
+        text = renderer.tokenizer.decode(tokens, clean_up_tokenization_spaces=False)
+        assert sha256(text) == case["text_sha256"], where
+        counts["recorded"] += 1
+        counts["tokens"] += len(tokens)
+    report(capsys, f"{family} recordings", counts)
+    assert counts["recorded"] >= 20
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=str)

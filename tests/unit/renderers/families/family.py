@@ -46,7 +46,10 @@ class Family:
     """The form in which the template wants a conversation."""
 
     def __str__(self) -> str:
-        return f"{self.renderer}:{self.golden}" if self.options else self.renderer
+        """A name of its own for every row: files and test ids carry it."""
+        chosen = self.renderer_options.items()
+        words = [f"{key}={str(value).replace(' ', '_')}" for key, value in chosen]
+        return "-".join([self.renderer, *words])
 
     def make(self, tokenizer: Any, **options: Any) -> Renderer:
         return get_renderer(self.renderer, tokenizer, **{**self.renderer_options, **options})
