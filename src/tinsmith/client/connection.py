@@ -28,6 +28,7 @@ from tinsmith.client.errors import (
     APIError,
     APIResponseValidationError,
     ClientClosedError,
+    UnsupportedError,
 )
 from tinsmith.client.jwt import JWT_PREFIX, ExchangedToken
 from tinsmith.client.loop import loop_thread, run_in_daemon_thread
@@ -42,6 +43,7 @@ from tinsmith.types import (
     AuthTokenResponse,
     CreateSessionRequest,
     CreateSessionResponse,
+    GetServerCapabilitiesResponse,
     UntypedAPIFuture,
 )
 
@@ -91,6 +93,7 @@ class Connection:
         self._is_closed = False
         self._transport = _Once(self._open)
         self._session = _Once(self._create_session)
+        self._capabilities = _Once(self._get_capabilities)
 
     @property
     def is_embedded(self) -> bool:
@@ -151,6 +154,21 @@ class Connection:
         """GET something that needs no session; the validated answer."""
         return parse(answer, (await self.ask(Request(path, method="GET"))).json(), path)
 
+    async def require_extension(self, name: str, *, hint: str) -> None:
+        """Check that the service offers something beyond the protocol; asks it once.
+
+        Raises:
+            UnsupportedError: it does not.
+        """
+        if name not in (await self._capabilities.get()).extensions:
+            raise UnsupportedError(
+                f"{(await self.transport()).base_url} does not offer the extension {name!r}",
+                hint=hint,
+            )
+
+    async def _get_capabilities(self) -> GetServerCapabilitiesResponse:
+        return await self.get("get_server_capabilities", GetServerCapabilitiesResponse)
+
     async def submit(self, request: Request) -> UntypedAPIFuture:
         """Send within the session a request whose answer is the promise of a result."""
         await self.session()
@@ -176,6 +194,7 @@ class Connection:
         session = self._session.value
         transport = self._transport.value
         self._session.cancel()
+        self._capabilities.cancel()
         self._transport.cancel()
         try:
             if session is not None:

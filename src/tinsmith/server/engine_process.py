@@ -141,9 +141,10 @@ class EngineLoop:
             results = self._engine.sampler.step()
         except Exception as exc:  # noqa: BLE001 - request boundary: the jobs' futures report it
             results = self._abandon_samples(_as_error(exc, "sample"))
-        if results:
-            self._sampling.difference_update(result.job_id for result in results)
-            self._send(results)
+        self._sampling.difference_update(result.job_id for result in results)
+        answers = [*self._engine.sampler.take_tokens(), *results]
+        if answers:
+            self._send(answers)
 
     def _abandon_samples(self, error: TinsmithError) -> list[SampleResult]:
         """Fails every running sample: which of them broke the step is unknown."""

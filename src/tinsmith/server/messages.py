@@ -1,9 +1,10 @@
 """What travels between the API process and an engine process: plain data, pickled.
 
 To the engine: `EngineSettings` first, then `Call` (one command, answered by one `Reply` with the
-same number, in order), `SampleJob` (answered by a `SampleResult` when it is done), `CancelSample`
-and `Stop`.
-From the engine: `Ready` or `StartFailed`, then `Reply` and lists of `SampleResult`.
+same number, in order), `SampleJob` (answered by a `SampleResult` when it is done, and before that
+by each `SampledToken` if it streams), `CancelSample` and `Stop`.
+From the engine: `Ready` or `StartFailed`, then `Reply` and lists of `SampledToken` and
+`SampleResult`, tokens first.
 """
 
 from __future__ import annotations

@@ -33,6 +33,9 @@ from tinsmith.server.samplers import SamplerRegistry
 from tinsmith.server.sessions import SessionRegistry
 from tinsmith.server.store import MemoryStore
 
+EXTENSIONS = ("stream_sample",)
+"""What lies under `ext/` for clients to look for; no client needs any of it."""
+
 
 class Service:
     """Everything the routes use. Made and used on one event loop."""
@@ -121,6 +124,7 @@ class Service:
         """Lets go of everyone who waits for a result."""
         self.futures.close()
         self.samplers.completions.close()
+        self.samplers.close_streams()
 
     async def _stop(self) -> None:
         self.store.is_closing = True
@@ -137,7 +141,7 @@ class Service:
             self.store.note_state(model_id, "lost")
 
     def capabilities(self) -> dict[str, object]:
-        """What the protocol tells about the base models."""
+        """What the protocol tells about the base models, and what is served beyond it."""
         contexts = {unit.facts.name: unit.max_context_length for unit in self.engines.units}
         return {
             "supported_models": [
@@ -148,7 +152,8 @@ class Service:
                     "sampleable": True,
                 }
                 for facts in self.catalog.offered
-            ]
+            ],
+            "extensions": list(EXTENSIONS),
         }
 
     def weights_info(self, tinker_path: str) -> dict[str, object]:

@@ -52,6 +52,7 @@ SIGNATURES = {
         "sample": "prompt, num_samples, sampling_params, include_prompt_logprobs=False, "
         "topk_prompt_logprobs=0, topk_sample_logprobs=0, target_prompt_logprobs=None, "
         "prompt_alt_tokens_k=0, prompt_logprobs_last_n=None",
+        "stream": "prompt, sampling_params, num_samples=1",
         "compute_logprobs": "prompt, prompt_logprobs_last_n=None",
         "get_sampler_handle": "",
         "get_base_model": "",
@@ -120,6 +121,7 @@ WITHOUT_TWIN = (
     "create_rest_client",
     "copy_weights",
     "get_sampler_handle",
+    "stream",
 )
 CASES = [(cls, name) for cls, methods in SIGNATURES.items() for name in methods]
 TWINS = [
