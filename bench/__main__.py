@@ -23,9 +23,9 @@ from bench.results import REPOSITORY, Report, Row, machine_facts
 from bench.table import print_report, write_readme
 
 RESULTS = REPOSITORY / "bench" / "results"
-GROUPS = ("training", "adapters", "service", "sampling", "memory", "imports")
+GROUPS = ("training", "adapters", "service", "queueing", "sampling", "memory", "imports")
 MODELS = ("tiny", "random")
-WITHOUT_MODELS = {"imports"}
+WITHOUT_MODELS = {"imports", "queueing"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -114,6 +114,8 @@ def _measurements(group: str) -> Callable[[Setting], Iterator[Measurement]]:
         from bench.memory import memory_measurements as found
     elif group == "service":
         from bench.service import service_measurements as found
+    elif group == "queueing":
+        from bench.queueing import queueing_measurements as found
     elif group == "sampling":
         from bench.sampling import sampling_measurements as found
     elif group == "training":

@@ -51,7 +51,9 @@ class ServiceProcess(contextlib.AbstractContextManager["ServiceProcess"]):
                 raise RuntimeError(f"the service did not start: {log_file.read_text()[-500:]}")
             time.sleep(0.02)
         ready = json.loads(ready_file.read_text(encoding="utf-8"))
-        self.client = ServiceClient(base_url=ready["url"], api_key=ready.get("api_key"))
+        self.url: str = ready["url"]
+        self.api_key: str = ready["api_key"]
+        self.client = ServiceClient(base_url=self.url, api_key=self.api_key)
 
     def __enter__(self) -> Self:
         return self

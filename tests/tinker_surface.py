@@ -16,14 +16,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-CLIENTS = (
-    "ServiceClient",
-    "TrainingClient",
-    "SamplingClient",
-    "RestClient",
-    "AdminClient",
-    "APIFuture",
-)
+CLIENTS = ("ServiceClient", "TrainingClient", "SamplingClient", "RestClient", "APIFuture")
 REQUIRED = "required"
 Surface = dict[str, Any]
 

@@ -14,9 +14,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tinsmith import auth, types
+    from tinsmith import types
     from tinsmith.client import (
-        AdminClient,
         APIConnectionError,
         APIError,
         APIFuture,
@@ -95,7 +94,6 @@ __all__ = [
     "APITimeoutError",
     "AdamOptimizerConfig",
     "AdamParams",
-    "AdminClient",
     "AuthenticationError",
     "BackcompatSamplingClientFuture",
     "BackcompatTrainingClientFuture",
@@ -150,14 +148,13 @@ __all__ = [
     "UserError",
     "__title__",
     "__version__",
-    "auth",
     "types",
 ]
 
 _NAMES_OF = {
     "tinsmith.client": """
         APIConnectionError APIError APIFuture APIResponseValidationError APIStatusError
-        APITimeoutError AdminClient AuthenticationError BackcompatSamplingClientFuture
+        APITimeoutError AuthenticationError BackcompatSamplingClientFuture
         BackcompatTrainingClientFuture BadRequestError BillingError ConflictError
         ExperimentalWarning InternalServerError LossHandle NotFoundError PerDatumLossFn
         PermissionDeniedError RateLimitError
@@ -180,8 +177,8 @@ _HOME_OF = {name: home for home, names in _NAMES_OF.items() for name in names.sp
 
 def __getattr__(name: str) -> object:
     """Resolve a public name on first use (PEP 562)."""
-    if name in ("auth", "types"):
-        return import_module(f"tinsmith.{name}")
+    if name == "types":
+        return import_module("tinsmith.types")
     home = _HOME_OF.get(name)
     if home is None:
         raise AttributeError(f"module 'tinsmith' has no attribute {name!r}")

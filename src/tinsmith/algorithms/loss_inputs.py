@@ -247,8 +247,8 @@ def check_targets(
             if targets.shape[0] != num_tokens
             else "holds no targets",
         )
-    outside = (targets < 0) | (targets >= vocab_size)
-    if outside.any():
+    if targets.min() < 0 or targets.max() >= vocab_size:
+        outside = (targets < 0) | (targets >= vocab_size)
         where = tuple(int(i) for i in np.argwhere(outside)[0])
         raise _bad_input(
             datum_index,

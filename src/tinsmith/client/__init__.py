@@ -5,7 +5,6 @@ return `APIFuture`s. `RestClient` looks after what the service keeps. Names and 
 Tinker SDK.
 """
 
-from tinsmith.client.admin import AdminClient
 from tinsmith.client.errors import (
     APIConnectionError,
     APIError,
@@ -27,7 +26,6 @@ from tinsmith.client.errors import (
     SessionLostError,
     TinkerError,
     UnprocessableEntityError,
-    UnsupportedError,
 )
 from tinsmith.client.futures import (
     APIFuture,
@@ -39,7 +37,6 @@ from tinsmith.client.loss_handle import LossHandle
 from tinsmith.client.loss_tracing import PerDatumLossFn
 from tinsmith.client.rest import RestClient
 from tinsmith.client.retries import RetryConfig
-from tinsmith.client.sample_stream import SampledTokens, SampleStream
 from tinsmith.client.sampling import SamplingClient
 from tinsmith.client.service import ServiceClient
 from tinsmith.client.training import TrainingClient
@@ -52,7 +49,6 @@ __all__ = [
     "APIResponseValidationError",
     "APIStatusError",
     "APITimeoutError",
-    "AdminClient",
     "AuthenticationError",
     "BackcompatSamplingClientFuture",
     "BackcompatTrainingClientFuture",
@@ -72,8 +68,6 @@ __all__ = [
     "RestClient",
     "ResultExpiredError",
     "RetryConfig",
-    "SampleStream",
-    "SampledTokens",
     "SamplingClient",
     "ServiceClient",
     "SessionLostError",
@@ -81,5 +75,4 @@ __all__ = [
     "TinsmithError",
     "TrainingClient",
     "UnprocessableEntityError",
-    "UnsupportedError",
 ]

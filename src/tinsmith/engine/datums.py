@@ -152,7 +152,7 @@ def _tokens(datum: Datum, index: int, info: BaseModelInfo) -> np.ndarray:
         if not isinstance(chunk, EncodedTextChunk):
             problem = f"chunk of type {chunk.type!r} cannot be read by {info.name!r}, a text model"
             raise _bad_input(index, problem)
-        pieces.append(np.asarray(chunk.tokens, dtype=np.int64))
+        pieces.append(chunk.tokens_np.astype(np.int64))
     tokens = np.concatenate(pieces) if pieces else np.zeros(0, dtype=np.int64)
     if tokens.size == 0:
         raise _bad_input(index, "holds no tokens")

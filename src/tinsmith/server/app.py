@@ -24,7 +24,8 @@ API_PREFIX = "/api/v1"
 def make_app(service: Service) -> FastAPI:
     """The application of a running service."""
     app = FastAPI(title="Tinsmith", docs_url=None, redoc_url=None, openapi_url=None)
-    for room in (basics, account, sessions, training, futures, sampling, runs, checkpoints, keys):
+    # A request is matched against one route after the other: the frequent ones come first.
+    for room in (futures, sampling, training, sessions, basics, account, runs, checkpoints, keys):
         app.include_router(room.make_router(service), prefix=API_PREFIX)
     install_error_handlers(app)
     if not service.keys.is_open:

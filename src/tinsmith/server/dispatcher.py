@@ -12,7 +12,6 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Protocol
 
 from tinsmith.core.errors import ServerError, TinsmithError, UserError
@@ -179,13 +178,8 @@ class Dispatcher:
         return batch.kind != "forward_backward" or is_large
 
     def _state(self) -> QueueState:
-        depth = self._limits.max_batch_requests
         lanes = tuple(
-            LaneState(
-                model.lane.lane_id,
-                model.lane.session_id,
-                tuple(queued.ticket for queued in islice(model.lane.ready, depth)),
-            )
+            LaneState(model.lane.lane_id, model.lane.session_id, (model.lane.ready[0].ticket,))
             for model in self._lanes.values()
             if model.lane.ready
         )

@@ -29,7 +29,6 @@ from tinsmith.core.jsonio import dumps
 from tinsmith.core.paths import atomic_directory
 from tinsmith.engine.jobs import SampleJob, SampleResult
 from tinsmith.server.checkpoints import RECORD_FILE
-from tinsmith.server.encryption import encrypt_files
 from tinsmith.server.messages import (
     Call,
     CancelSample,
@@ -43,7 +42,6 @@ from tinsmith.server.messages import (
     Reply,
     RunForwardBackward,
     RunOptimStep,
-    SaveExternal,
     SaveSamplerWeights,
     SaveState,
     StartFailed,
@@ -53,6 +51,8 @@ from tinsmith.server.messages import (
     decode,
     encode,
 )
+from tinsmith.types import ForwardBackwardOutput
+from tinsmith.types.codec import encode_forward_backward_output
 
 if TYPE_CHECKING:
     from tinsmith.engine.engine import Engine
@@ -141,10 +141,9 @@ class EngineLoop:
             results = self._engine.sampler.step()
         except Exception as exc:  # noqa: BLE001 - request boundary: the jobs' futures report it
             results = self._abandon_samples(_as_error(exc, "sample"))
-        self._sampling.difference_update(result.job_id for result in results)
-        answers = [*self._engine.sampler.take_tokens(), *results]
-        if answers:
-            self._send(answers)
+        if results:
+            self._sampling.difference_update(result.job_id for result in results)
+            self._send(results)
 
     def _abandon_samples(self, error: TinsmithError) -> list[SampleResult]:
         """Fails every running sample: which of them broke the step is unknown."""
@@ -165,7 +164,7 @@ def execute(engine: Engine, command: Command) -> object:
     """Runs one command on the engine and returns its answer."""
     match command:
         case RunForwardBackward(jobs):
-            return engine.forward_backward(list(jobs))
+            return [_encoded(output) for output in engine.forward_backward(list(jobs))]
         case RunOptimStep(jobs):
             return engine.optim_step(list(jobs))
         case CreateAdapter(adapter_id, lora_config):
@@ -176,8 +175,6 @@ def execute(engine: Engine, command: Command) -> object:
             return _save_state(engine, command)
         case SaveSamplerWeights():
             return _save_sampler_weights(engine, command)
-        case SaveExternal():
-            return _save_external(engine, command)
         case LoadState():
             return _load_state(engine, command)
         case TakeSnapshot(adapter_id):
@@ -187,6 +184,10 @@ def execute(engine: Engine, command: Command) -> object:
             return engine.load_snapshot(directory)
         case ReleaseSnapshot(snapshot_id):
             return engine.release_snapshot(snapshot_id)
+
+
+def _encoded(output: ForwardBackwardOutput | TinsmithError) -> bytes | TinsmithError:
+    return output if isinstance(output, TinsmithError) else encode_forward_backward_output(output)
 
 
 def _load_state(engine: Engine, command: LoadState) -> None:
@@ -212,14 +213,6 @@ def _save_sampler_weights(engine: Engine, command: SaveSamplerWeights) -> str:
         record = {**command.record, "snapshot_id": snapshot_id}
         (staging / RECORD_FILE).write_text(dumps(record), encoding="utf-8")
     return snapshot_id
-
-
-def _save_external(engine: Engine, command: SaveExternal) -> None:
-    with _new_checkpoint(command.directory, overwrite=False) as staging:
-        engine.export_adapter(command.adapter_id, staging)
-        if command.recipients is not None:
-            encrypt_files(staging, command.recipients)
-        (staging / RECORD_FILE).write_text(dumps(dict(command.record)), encoding="utf-8")
 
 
 @contextmanager

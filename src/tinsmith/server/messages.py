@@ -1,10 +1,9 @@
 """What travels between the API process and an engine process: plain data, pickled.
 
 To the engine: `EngineSettings` first, then `Call` (one command, answered by one `Reply` with the
-same number, in order), `SampleJob` (answered by a `SampleResult` when it is done, and before that
-by each `SampledToken` if it streams), `CancelSample` and `Stop`.
-From the engine: `Ready` or `StartFailed`, then `Reply` and lists of `SampledToken` and
-`SampleResult`, tokens first.
+same number, in order), `SampleJob` (answered by a `SampleResult` when it is done), `CancelSample`
+and `Stop`.
+From the engine: `Ready` or `StartFailed`, then `Reply` and lists of `SampleResult`.
 """
 
 from __future__ import annotations
@@ -44,7 +43,11 @@ class UnloadAdapter:
 
 @dataclass(frozen=True, slots=True)
 class RunForwardBackward:
-    """One training pass; answered by one ForwardBackwardOutput or TinsmithError a job."""
+    """One training pass; answered by an encoded ForwardBackwardOutput or TinsmithError a job.
+
+    Encoded, because bytes cross the pipe at a fraction of what arrays cost, and the API process has
+    every other request to look after.
+    """
 
     jobs: Sequence[ForwardBackwardJob]
 
@@ -86,16 +89,6 @@ class SaveSamplerWeights:
 
 
 @dataclass(frozen=True, slots=True)
-class SaveExternal:
-    """Writes a PEFT adapter for use elsewhere, encrypted if there are keys; answered by None."""
-
-    adapter_id: str
-    directory: Path
-    record: Mapping[str, object]
-    recipients: Sequence[str] | None
-
-
-@dataclass(frozen=True, slots=True)
 class TakeSnapshot:
     """Keeps the adapter's present weights in memory; answered by the snapshot id."""
 
@@ -131,7 +124,6 @@ Command = (
     | SaveState
     | LoadState
     | SaveSamplerWeights
-    | SaveExternal
     | TakeSnapshot
     | LoadSnapshot
     | ReleaseSnapshot

@@ -37,11 +37,7 @@ from tinsmith.types import (
 OPERATOR = "operator"
 """Owner of what was made without an API key of one's own."""
 
-_TYPES: dict[str, CheckpointType] = {
-    "weights": "training",
-    "sampler_weights": "sampler",
-    "external_weights": "external",
-}
+_TYPES: dict[str, CheckpointType] = {"weights": "training", "sampler_weights": "sampler"}
 
 
 class RunCatalog:

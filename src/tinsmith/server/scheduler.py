@@ -34,7 +34,7 @@ class Ticket:
 
 @dataclass(frozen=True, slots=True)
 class LaneState:
-    """The ready requests of one model, in execution order."""
+    """The ready requests of one model, in execution order; the first may be all that is given."""
 
     lane_id: str
     session_id: str

@@ -10,7 +10,7 @@ from google.protobuf.message import DecodeError
 from tinsmith.server.errors import RequestError
 from tinsmith.server.http import parse_json
 from tinsmith.types import Datum, EncodedTextChunk, ForwardBackwardRequest, RequestModel
-from tinsmith.types.codec import decode_forward_backward_request
+from tinsmith.types.codec import PackedData, read_forward_backward_request
 from tinsmith.types.proto import tinsmith_pb2
 
 PROTOBUF_MEDIA_TYPES = ("application/x-protobuf", "application/protobuf")
@@ -37,13 +37,13 @@ class TrainingJsonRequest(RequestModel):
 def read_training_body(
     raw: bytes, media_type: str, *, forward_only: bool
 ) -> ForwardBackwardRequest:
-    """Decodes a body; `forward_only` is what its endpoint says.
+    """Decodes a body, all but the data of a binary one; `forward_only` is what its endpoint says.
 
     Raises:
         UserError: naming the field, and the datum where it is one's.
     """
     if media_type.startswith(PROTOBUF_MEDIA_TYPES):
-        request = decode_forward_backward_request(raw)
+        request = read_forward_backward_request(raw)
         return _forward_only(request) if forward_only else request
     if media_type.startswith("application/json"):
         return _from_json(raw, forward_only=forward_only)
@@ -102,6 +102,9 @@ def body_digest(request: ForwardBackwardRequest) -> str:
     digest = hashlib.sha256()
     head = (request.loss_fn, sorted(request.loss_fn_config.items()), request.forward_only)
     digest.update(repr(head).encode())
+    if isinstance(request.data, PackedData):
+        digest.update(request.data.message.SerializeToString(deterministic=True))
+        return digest.hexdigest()[:32]
     for datum in request.data:
         _hash_datum(digest, datum)
     return digest.hexdigest()[:32]
@@ -109,8 +112,9 @@ def body_digest(request: ForwardBackwardRequest) -> str:
 
 def _hash_datum(digest: hashlib._Hash, datum: Datum) -> None:
     for chunk in datum.model_input.chunks:
-        tokens = chunk.tokens if isinstance(chunk, EncodedTextChunk) else chunk
-        digest.update(repr(tokens).encode())
+        is_text = isinstance(chunk, EncodedTextChunk)
+        content = chunk.packed if is_text else repr(chunk).encode()
+        digest.update(b"|%d|" % len(content) + content)
     for name, tensor in sorted(datum.loss_fn_inputs.items()):
         digest.update(f"|{name}{tensor.dtype}{tensor.shape}".encode())
         digest.update(tensor.values.tobytes())

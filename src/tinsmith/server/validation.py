@@ -21,6 +21,7 @@ from tinsmith.algorithms.loss_inputs import (
 from tinsmith.core.errors import ConfigError, DataError
 from tinsmith.engine.sample_options import check_sample_options
 from tinsmith.server.errors import RequestError
+from tinsmith.server.plain_data import count_plain_tokens
 from tinsmith.types import (
     Datum,
     EncodedTextChunk,
@@ -29,6 +30,7 @@ from tinsmith.types import (
     ModelInput,
     SampleRequest,
 )
+from tinsmith.types.codec import PackedData
 
 MAX_NUM_SAMPLES = 4096
 MAX_TOKENS_A_POSITION = 128
@@ -64,6 +66,15 @@ def check_training_request(
     if not request.data:
         raise DataError("data: must hold at least one datum", field="data")
     vocab_size = vocab_size or UNKNOWN_VOCAB_SIZE
+    if custom_loss is None and isinstance(request.data, PackedData):
+        plain = count_plain_tokens(
+            request.data,
+            find_loss_inputs(request.loss_fn),
+            vocab_size=vocab_size,
+            max_context_length=max_context_length,
+        )
+        if plain is not None:
+            return plain
     num_tokens = 0
     for index, datum in enumerate(request.data):
         length = _check_datum_tokens(datum, index, vocab_size, max_context_length)
@@ -117,11 +128,10 @@ def _check_tokens(model_input: ModelInput, field: str, vocab_size: int) -> int:
                 field=f"{field}.chunks",
                 hint="the base models served here read text only",
             )
-        tokens = np.asarray(chunk.tokens, dtype=np.int64)
+        tokens = chunk.tokens_np
         length += len(tokens)
-        outside = (tokens < 0) | (tokens >= vocab_size)
-        if outside.any():
-            where = int(np.argmax(outside))
+        if len(tokens) and tokens.max() >= vocab_size:  # no chunk holds a negative one
+            where = int(np.argmax(tokens >= vocab_size))
             raise RequestError(
                 f"{field}: token {tokens[where]} is outside the vocabulary of {vocab_size}",
                 field=field,
@@ -186,29 +196,6 @@ def _check_sample_options(request: SampleRequest) -> None:
     for name in ("base_model", "model_path"):
         if getattr(request, name) is not None:
             raise unsupported_field(name, getattr(request, name))
-
-
-def check_stream_request(request: SampleRequest) -> None:
-    """Checks that a stream, which tells tokens and their logprobs, can tell all that is asked."""
-    if request.seq_id is not None:
-        raise RequestError(
-            f"seq_id={request.seq_id}: must be left out: a stream cannot be sent again",
-            field="seq_id",
-        )
-    for name in (
-        "prompt_logprobs",
-        "topk_prompt_logprobs",
-        "topk_sample_logprobs",
-        "target_prompt_logprobs",
-        "prompt_alt_tokens_k",
-        "prompt_logprobs_last_n",
-    ):
-        if getattr(request, name) not in (None, False, 0):
-            raise RequestError(
-                f"{name}: a stream tells tokens and their logprobs only",
-                field=name,
-                hint=f"leave {name} out, or use asample",
-            )
 
 
 def unsupported_field(name: str, value: object) -> RequestError:

@@ -43,6 +43,8 @@ def to_token_array(value: object, *, field: str = "tokens") -> npt.NDArray[np.in
     if array.dtype.kind not in "iu":
         kind = type(value).__name__ if array.dtype.kind == "O" else array.dtype.name
         raise DataError(f"{field}: values of kind {kind}; token ids are whole numbers", field=field)
+    if array.dtype == np.int32 and int(array.view(np.uint32).max()) <= MAX_TOKEN:
+        return array  # read as unsigned, a negative number is a huge one
     low, high = int(array.min()), int(array.max())
     if low < 0 or high > MAX_TOKEN:
         worst = low if low < 0 else high
@@ -61,6 +63,8 @@ def numpy_from_torch(tensor: Any) -> npt.NDArray[Any]:  # Any: torch is no depen
 
 def frozen_array(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Return a read-only view, so that a frozen type's content cannot change."""
+    if not array.flags.writeable:
+        return array
     view = array.view()
     view.flags.writeable = False
     return view

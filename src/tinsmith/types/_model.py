@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError
@@ -36,6 +36,24 @@ class RequestModel(BaseModel):
 
         # Tells pydantic that validation need not go through this method.
         __init__.__pydantic_base_init__ = True
+
+    @classmethod
+    def _of_checked(cls, values: dict[str, object]) -> Self:
+        """Make one of values for all fields that are known to be good; 10 times as fast.
+
+        `values` may hold what a cached property would find out, too.
+        """
+        made = cls.__new__(cls)
+        # The way back from a pickle: pydantic's own door for content that needs no validation.
+        made.__setstate__(
+            {
+                "__dict__": values,
+                "__pydantic_fields_set__": set(cls.model_fields),
+                "__pydantic_extra__": None,
+                "__pydantic_private__": None,
+            }
+        )
+        return made
 
 
 class ResponseModel(BaseModel):

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import Any, overload
 
 from google.protobuf.message import DecodeError
 
 from tinsmith.core.errors import ConfigError, DataError, UserError
-from tinsmith.types._arrays import to_token_array
-from tinsmith.types._tensor_codec import array_bytes, array_from_bytes, decode_tensor, encode_tensor
+from tinsmith.types._tensor_codec import decode_tensor, encode_tensor
 from tinsmith.types.datum import (
     Datum,
     PromptProvenanceSpan,
@@ -28,9 +29,11 @@ from tinsmith.types.tensor_data import TensorData
 from tinsmith.types.training import ForwardBackwardRequest
 
 __all__ = [
+    "PackedData",
     "datum_bytes",
     "decode_forward_backward_request",
     "encode_forward_backward_request",
+    "read_forward_backward_request",
     "with_seq_id",
 ]
 
@@ -85,12 +88,64 @@ def _check_seq_id(seq_id: int) -> None:
         raise UserError(f"seq_id={seq_id}: must be 0..{_MAX_SEQ_ID}", field="seq_id")
 
 
+class PackedData(Sequence[Datum]):
+    """The datums of a request as they came; decoded when somebody looks at one.
+
+    Pickled, it is the bytes of the request, and unpickled a list of datums.
+    """
+
+    def __init__(self, body: bytes, message: pb.ForwardBackwardRequest) -> None:
+        self._body = body
+        self.message = message
+        """The request that they are of."""
+
+    def __len__(self) -> int:
+        return len(self.message.data)
+
+    @overload
+    def __getitem__(self, index: int) -> Datum: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Datum]: ...
+    def __getitem__(self, index: int | slice) -> Datum | list[Datum]:
+        """Decode, on first use all of them.
+
+        Raises:
+            DataError: arrays that contradict themselves; names field and datum index.
+        """
+        return self._datums[index]
+
+    def __iter__(self) -> Iterator[Datum]:
+        return iter(self._datums)
+
+    @cached_property
+    def _datums(self) -> list[Datum]:
+        return [_decode_indexed(datum, index) for index, datum in enumerate(self.message.data)]
+
+    def __reduce__(self) -> tuple[Any, ...]:  # Any: the protocol of pickle
+        return _unpacked, (self._body,)
+
+
+def _unpacked(body: bytes) -> list[Datum]:
+    """Undo `PackedData.__reduce__`."""
+    return list(PackedData(body, pb.ForwardBackwardRequest.FromString(body)))
+
+
 def decode_forward_backward_request(body: bytes) -> ForwardBackwardRequest:
     """Read the body of a forward_backward request.
 
     Raises:
         UserError: not such a message, or arrays in it that contradict themselves; names field and
             datum index.
+    """
+    request = read_forward_backward_request(body)
+    return replace(request, data=list(request.data))
+
+
+def read_forward_backward_request(body: bytes) -> ForwardBackwardRequest:
+    """Read the body of a forward_backward request, all but its data, which are `PackedData`.
+
+    Raises:
+        UserError: not such a message; names the field.
     """
     try:
         message = pb.ForwardBackwardRequest.FromString(body)
@@ -101,7 +156,7 @@ def decode_forward_backward_request(body: bytes) -> ForwardBackwardRequest:
     return ForwardBackwardRequest(
         model_id=message.model_id,
         seq_id=message.seq_id,
-        data=[_decode_indexed(datum, index) for index, datum in enumerate(message.data)],
+        data=PackedData(body, message),
         loss_fn=message.loss_fn,
         loss_fn_config=_decode_settings(message),
         forward_only=message.forward_only,
@@ -160,7 +215,7 @@ def _encode_datum(message: pb.Datum, datum: Datum) -> None:
 
 def _encode_chunk(message: pb.Chunk, chunk: ModelInputChunk, field: str) -> None:
     if isinstance(chunk, EncodedTextChunk):
-        message.encoded_text.tokens = array_bytes(chunk.tokens, "<i4")
+        message.encoded_text.tokens = chunk.packed
         message.encoded_text.SetInParent()  # an empty chunk is still a chunk
     elif isinstance(chunk, ImageChunk):
         message.image.data = chunk.data
@@ -218,7 +273,7 @@ def _decode_datum(message: pb.Datum) -> Datum:
     inputs = {name: _decode_input(name, tensor) for name, tensor in message.loss_fn_inputs.items()}
     spans = _decode_spans(message.model_input_spans, "model_input_spans")
     target_spans = _decode_spans(message.loss_fn_input_spans, "loss_fn_input_spans")
-    return Datum(ModelInput(chunks=chunks), inputs, spans, target_spans)
+    return Datum(ModelInput.from_chunks(chunks), inputs, spans, target_spans)
 
 
 def _decode_input(name: str, message: pb.Tensor) -> TensorData:
@@ -231,8 +286,7 @@ def _decode_input(name: str, message: pb.Tensor) -> TensorData:
 def _decode_chunk(message: pb.Chunk, field: str) -> ModelInputChunk:
     kind = message.WhichOneof("chunk")
     if kind == "encoded_text":
-        tokens = array_from_bytes(message.encoded_text.tokens, "<i4", field=f"{field}.tokens")
-        return EncodedTextChunk(tokens=_tokens(tokens, f"{field}.tokens"))
+        return _text_chunk(message.encoded_text.tokens, f"{field}.tokens")
     if kind == "dmel":
         return DmelChunk(dmel=message.dmel.dmel)
     if kind == "image":
@@ -244,8 +298,12 @@ def _decode_chunk(message: pb.Chunk, field: str) -> ModelInputChunk:
     raise DataError(f"{field}: a chunk without content, or of an unknown kind", field=field)
 
 
-def _tokens(tokens: Any, field: str) -> Any:  # Any: EncodedTextChunk takes arrays beside lists
-    return to_token_array(tokens, field=field)
+def _text_chunk(packed: bytes, field: str) -> EncodedTextChunk:
+    try:
+        return EncodedTextChunk.from_packed(packed)
+    except DataError as error:
+        message = f"{field}: {error.message.removeprefix('tokens: ')}"
+        raise DataError(message, field=field, hint=error.hint) from error
 
 
 def _decode_spans(spans: Iterable[pb.ProvenanceSpan], field: str) -> list[ProvenanceSpan] | None:

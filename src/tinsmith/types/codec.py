@@ -1,6 +1,7 @@
 """The binary bodies of the protocol: types to bytes and back.
 
-Requests: `encode_forward_backward_request`, `decode_forward_backward_request`, `with_seq_id`,
+Requests: `encode_forward_backward_request`, `decode_forward_backward_request`,
+`read_forward_backward_request` (the data left as `PackedData`), `with_seq_id`,
 `datum_bytes` (the size by which clients divide data into requests). Results:
 `..._forward_backward_output`, `..._sample_response`. Bad bytes in a request are the sender's
 mistake (`UserError`, naming field and datum index), bad bytes in a result the service's
@@ -8,9 +9,11 @@ mistake (`UserError`, naming field and datum index), bad bytes in a result the s
 """
 
 from tinsmith.types._request_codec import (
+    PackedData,
     datum_bytes,
     decode_forward_backward_request,
     encode_forward_backward_request,
+    read_forward_backward_request,
     with_seq_id,
 )
 from tinsmith.types._result_codec import (
@@ -21,6 +24,7 @@ from tinsmith.types._result_codec import (
 )
 
 __all__ = [
+    "PackedData",
     "datum_bytes",
     "decode_forward_backward_output",
     "decode_forward_backward_request",
@@ -28,5 +32,6 @@ __all__ = [
     "encode_forward_backward_output",
     "encode_forward_backward_request",
     "encode_sample_response",
+    "read_forward_backward_request",
     "with_seq_id",
 ]

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -67,9 +68,40 @@ class EncodedTextChunk(RequestModel):
     tokens: Tokens
     type: Literal["encoded_text"] = "encoded_text"
 
+    @classmethod
+    def from_packed(cls, packed: bytes) -> EncodedTextChunk:
+        """Take tokens as the wire carries them, little-endian int32.
+
+        Raises:
+            DataError: not a whole number of them, or a negative one.
+        """
+        if len(packed) % 4:
+            raise DataError(f"{len(packed)} bytes, not a whole number of int32s", field="tokens")
+        tokens = to_token_array(np.frombuffer(packed, "<i4")).tolist()
+        # `packed` where cached_property looks for it
+        return cls._of_checked({"tokens": tokens, "type": "encoded_text", "packed": packed})
+
+    @cached_property
+    def packed(self) -> bytes:
+        """The tokens as the wire carries them, little-endian int32."""
+        return np.asarray(self.tokens, "<i4").tobytes()
+
+    @property
+    def tokens_np(self) -> npt.NDArray[np.int32]:
+        """The tokens as a read-only array."""
+        return np.frombuffer(self.packed, "<i4")
+
     @property
     def length(self) -> int:
         return len(self.tokens)
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """Return a copy; other tokens are packed anew."""
+        copied = super().model_copy(update=update, deep=deep)
+        return type(self)._of_checked({"tokens": copied.tokens, "type": copied.type})
+
+    def __reduce__(self) -> tuple[Any, ...]:  # Any: the protocol of pickle
+        return EncodedTextChunk.from_packed, (self.packed,)
 
 
 class ImageChunk(RequestModel):
@@ -154,6 +186,14 @@ class ModelInput(RequestModel):
     def length(self) -> int:
         """Tokens in all; images count what their sender expects."""
         return sum(chunk.length for chunk in self.chunks)
+
+    @classmethod
+    def from_chunks(cls, chunks: list[ModelInputChunk]) -> ModelInput:
+        """Take chunks that are known to be chunks, without looking at them again."""
+        return cls._of_checked({"chunks": chunks})
+
+    def __reduce__(self) -> tuple[Any, ...]:  # Any: the protocol of pickle
+        return ModelInput.from_chunks, (self.chunks,)
 
     def append(self, chunk: ModelInputChunk) -> ModelInput:
         """Return an input with one more chunk."""

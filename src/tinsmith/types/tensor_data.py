@@ -31,6 +31,8 @@ _NUMPY_DTYPES: dict[str, type[np.int64 | np.float32]] = {
     "int64": np.int64,
     "float32": np.float32,
 }
+_NATIVE_DTYPES = {name: np.dtype(kind) for name, kind in _NUMPY_DTYPES.items()}
+_WIRE_DTYPES: dict[str, str] = {"int64": "<i8", "float32": "<f4"}
 _MAX_INT64 = 2**63 - 1
 _MAX_ELEMENTS = 2**40
 """More than any machine holds: refused before a shape from outside is multiplied out."""
@@ -79,7 +81,7 @@ class TensorData:
         dims = None if shape is None else _checked_shape(shape)
         crow = col = None
         if sparse_crow_indices is None and sparse_col_indices is None:
-            if dims is not None:
+            if dims is not None and dims != list(values.shape):
                 _require_count(values.size, dims)
                 values = values.reshape(dims)
             dims = list(values.shape)
@@ -175,6 +177,10 @@ class TensorData:
         raise AttributeError(f"TensorData is frozen: cannot delete {name!r}")
 
     def __reduce__(self) -> tuple[Any, ...]:  # Any: the protocol of pickle
+        if self.sparse_crow_indices is None:
+            # Bytes come back as an array that nobody can write, and so without another copy.
+            content = self.values.astype(_WIRE_DTYPES[self.dtype], copy=False).tobytes()
+            return _from_bytes, (content, self.dtype, self.shape)
         indices = (self.sparse_crow_indices, self.sparse_col_indices)
         return TensorData, (self.values, self.dtype, self.shape, *indices)
 
@@ -226,6 +232,11 @@ class TensorData:
             },
             "required": ["data", "dtype"],
         }
+
+
+def _from_bytes(content: bytes, dtype: TensorDtype, shape: list[int]) -> TensorData:
+    """Undo `TensorData.__reduce__`."""
+    return TensorData(np.frombuffer(content, _WIRE_DTYPES[dtype]), dtype, shape)
 
 
 def _to_json(tensor: TensorData) -> dict[str, object]:
@@ -280,6 +291,11 @@ def _dtype_for(array: npt.NDArray[Any]) -> TensorDtype:
 
 
 def _as_dtype(data: npt.ArrayLike, dtype: TensorDtype) -> npt.NDArray[Any]:
+    if isinstance(data, np.ndarray):
+        given = cast("npt.NDArray[Any]", data)
+        flags = given.flags
+        if given.dtype == _NATIVE_DTYPES[dtype] and flags.c_contiguous and not flags.writeable:
+            return given  # as decoded from the wire: nothing to convert, nobody to change it
     try:
         array = np.asarray(data)
     except (ValueError, TypeError, OverflowError) as error:
@@ -313,9 +329,9 @@ def _checked_shape(shape: Sequence[int]) -> list[int]:
         dims = [operator.index(dim) for dim in shape]
     except TypeError as error:
         raise DataError(f"shape={shape!r}: must be a list of integers", field="shape") from error
-    if any(dim < 0 for dim in dims):
+    if dims and min(dims) < 0:
         raise DataError(f"shape={dims}: must not be negative", field="shape")
-    if len(dims) > 32 or math.prod(dims) > _MAX_ELEMENTS or any(d > _MAX_ELEMENTS for d in dims):
+    if len(dims) > 32 or max(dims, default=0) > _MAX_ELEMENTS or math.prod(dims) > _MAX_ELEMENTS:
         raise DataError(f"shape={dims[:8]}: too large", field="shape")
     return dims
 

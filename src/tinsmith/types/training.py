@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from tinsmith.core.errors import ServerError
@@ -28,7 +29,7 @@ class ForwardBackwardRequest:
     model_id: str
     seq_id: int
     """Place among the model's requests, from 1."""
-    data: list[Datum]
+    data: Sequence[Datum]
     loss_fn: str
     loss_fn_config: dict[str, float | str] = field(default_factory=dict[str, float | str])
     forward_only: bool = False

@@ -1,3 +1,5 @@
+import pickle
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -110,3 +112,26 @@ def test_a_cut_off_container_is_refused(container: bytes) -> None:
 
 def test_reprs_are_short() -> None:
     assert repr(ModelInput.from_ints(range(9))) == "ModelInput([9 tokens: 0, 1, 2, 3, 4, 5, ...])"
+
+
+def test_text_survives_a_pickle_and_stays_equal() -> None:
+    plain = ModelInput.from_ints([1, 2, 3])
+    back = pickle.loads(pickle.dumps(plain))
+    assert back == plain
+    assert plain == back
+    assert back.to_ints() == [1, 2, 3]
+    assert back.model_dump() == plain.model_dump()
+
+
+def test_a_copy_with_other_tokens_is_packed_anew() -> None:
+    chunk = EncodedTextChunk.from_packed(b"\x07\0\0\0")
+    assert chunk.tokens == [7]
+    copied = chunk.model_copy(update={"tokens": [8]})
+    assert copied.tokens_np.tolist() == [8]
+    assert chunk.tokens_np.tolist() == [7]
+
+
+@pytest.mark.parametrize("packed", [b"\1\2\3", b"\xff\xff\xff\xff"])
+def test_packed_tokens_are_checked(packed: bytes) -> None:
+    with pytest.raises(DataError):
+        EncodedTextChunk.from_packed(packed)

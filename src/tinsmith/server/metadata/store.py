@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import cache
 from typing import TypeVar
 
 import sqlalchemy as sa
@@ -265,6 +266,7 @@ def _statements(
     ]
 
 
+@cache
 def _statement(
     table: sa.Table, names: tuple[str, ...] | None, dialect: str, *, is_whole: bool
 ) -> sa.Executable:
