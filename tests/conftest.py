@@ -59,6 +59,7 @@ def _own_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         for prefix in ("TINSMITH", "TINKER"):
             patch.delenv(f"{prefix}_BASE_URL", raising=False)
             patch.delenv(f"{prefix}_API_KEY", raising=False)
+            patch.delenv(f"{prefix}_CREDENTIAL_CMD", raising=False)
         yield
 
 

@@ -16,7 +16,14 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-CLIENTS = ("ServiceClient", "TrainingClient", "SamplingClient", "RestClient", "APIFuture")
+CLIENTS = (
+    "ServiceClient",
+    "TrainingClient",
+    "SamplingClient",
+    "RestClient",
+    "AdminClient",
+    "APIFuture",
+)
 REQUIRED = "required"
 Surface = dict[str, Any]
 

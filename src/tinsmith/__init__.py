@@ -14,8 +14,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tinsmith import types
+    from tinsmith import auth, types
     from tinsmith.client import (
+        AdminClient,
         APIConnectionError,
         APIError,
         APIFuture,
@@ -94,6 +95,7 @@ __all__ = [
     "APITimeoutError",
     "AdamOptimizerConfig",
     "AdamParams",
+    "AdminClient",
     "AuthenticationError",
     "BackcompatSamplingClientFuture",
     "BackcompatTrainingClientFuture",
@@ -148,13 +150,14 @@ __all__ = [
     "UserError",
     "__title__",
     "__version__",
+    "auth",
     "types",
 ]
 
 _NAMES_OF = {
     "tinsmith.client": """
         APIConnectionError APIError APIFuture APIResponseValidationError APIStatusError
-        APITimeoutError AuthenticationError BackcompatSamplingClientFuture
+        APITimeoutError AdminClient AuthenticationError BackcompatSamplingClientFuture
         BackcompatTrainingClientFuture BadRequestError BillingError ConflictError
         ExperimentalWarning InternalServerError LossHandle NotFoundError PerDatumLossFn
         PermissionDeniedError RateLimitError
@@ -177,8 +180,8 @@ _HOME_OF = {name: home for home, names in _NAMES_OF.items() for name in names.sp
 
 def __getattr__(name: str) -> object:
     """Resolve a public name on first use (PEP 562)."""
-    if name == "types":
-        return import_module("tinsmith.types")
+    if name in ("auth", "types"):
+        return import_module(f"tinsmith.{name}")
     home = _HOME_OF.get(name)
     if home is None:
         raise AttributeError(f"module 'tinsmith' has no attribute {name!r}")

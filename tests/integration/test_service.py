@@ -228,11 +228,6 @@ def test_bad_datums_are_refused_by_field_and_index_and_harm_nothing(client: Wire
         ("save_weights_for_sampler", {}, "path"),
         ("save_weights_for_sampler", {"path": "a", "kind": "inflight"}, "kind"),
         ("load_weights", {"path": "tinker://r/sampler_weights/a"}, "path"),
-        (
-            "load_weights",
-            {"path": "tinker://r/weights/a", "weights_access_token": "t"},
-            "weights_access_token",
-        ),
     ],
 )
 def test_bad_lane_requests_name_the_field(

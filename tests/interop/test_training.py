@@ -190,12 +190,7 @@ def test_a_saved_name_is_not_written_over_by_chance(warm: Warm) -> None:
     assert trainer.save_state("once", overwrite=True).result().path.endswith("/weights/once")
 
 
-UNSERVED = pytest.mark.xfail(
-    raises=tinker.BadRequestError, strict=False, reason="refused, not served yet"
-)
-
-
-@pytest.mark.parametrize("kind", ["snapshot", pytest.param("inflight", marks=UNSERVED)])
+@pytest.mark.parametrize("kind", ["snapshot", "inflight"])
 def test_saved_weights_are_the_ones_that_are_sampled(warm: Warm, kind: str) -> None:
     trainer = warm.fork()
     (datum,) = random_data(1, seed=8)

@@ -32,6 +32,12 @@ COMMANDS = {
     "model-info": LazyCommand(
         "tinsmith.cli.model_info:model_info", "Say what is known of base models."
     ),
+    "auth": LazyCommand("tinsmith.cli.auth:auth", "Keep the key of a service, and try it."),
+    "keys": LazyCommand("tinsmith.cli.keys:keys", "Give people keys to a service you run."),
+    "conformance": LazyCommand(
+        "tinsmith.cli.conformance.command:conformance",
+        "Score a server of the protocol with the official client.",
+    ),
     "doctor": LazyCommand(
         "tinsmith.cli.doctor:doctor", "Say what works on this machine and what to install."
     ),

@@ -5,6 +5,7 @@ return `APIFuture`s. `RestClient` looks after what the service keeps. Names and 
 Tinker SDK.
 """
 
+from tinsmith.client.admin import AdminClient
 from tinsmith.client.errors import (
     APIConnectionError,
     APIError,
@@ -26,6 +27,7 @@ from tinsmith.client.errors import (
     SessionLostError,
     TinkerError,
     UnprocessableEntityError,
+    UnsupportedError,
 )
 from tinsmith.client.futures import (
     APIFuture,
@@ -37,6 +39,7 @@ from tinsmith.client.loss_handle import LossHandle
 from tinsmith.client.loss_tracing import PerDatumLossFn
 from tinsmith.client.rest import RestClient
 from tinsmith.client.retries import RetryConfig
+from tinsmith.client.sample_stream import SampledTokens, SampleStream
 from tinsmith.client.sampling import SamplingClient
 from tinsmith.client.service import ServiceClient
 from tinsmith.client.training import TrainingClient
@@ -49,6 +52,7 @@ __all__ = [
     "APIResponseValidationError",
     "APIStatusError",
     "APITimeoutError",
+    "AdminClient",
     "AuthenticationError",
     "BackcompatSamplingClientFuture",
     "BackcompatTrainingClientFuture",
@@ -68,6 +72,8 @@ __all__ = [
     "RestClient",
     "ResultExpiredError",
     "RetryConfig",
+    "SampleStream",
+    "SampledTokens",
     "SamplingClient",
     "ServiceClient",
     "SessionLostError",
@@ -75,4 +81,5 @@ __all__ = [
     "TinsmithError",
     "TrainingClient",
     "UnprocessableEntityError",
+    "UnsupportedError",
 ]

@@ -22,12 +22,15 @@ import pydantic
 import tinsmith
 from tinsmith.client import launcher
 from tinsmith.client.chunking import ChunkLimits
+from tinsmith.client.credentials import CommandKey
 from tinsmith.client.errors import (
     APIConnectionError,
     APIError,
     APIResponseValidationError,
     ClientClosedError,
+    UnsupportedError,
 )
+from tinsmith.client.jwt import JWT_PREFIX, ExchangedToken
 from tinsmith.client.loop import loop_thread, run_in_daemon_thread
 from tinsmith.client.polling import ResultKind, await_result
 from tinsmith.client.retries import RetryPolicy
@@ -35,8 +38,14 @@ from tinsmith.client.session import FinishStatus, Session
 from tinsmith.client.settings import ConnectionSettings
 from tinsmith.client.transport import Reply, Request, Transport
 from tinsmith.core import jsonio, paths
-from tinsmith.core.errors import ServerError
-from tinsmith.types import CreateSessionRequest, CreateSessionResponse, UntypedAPIFuture
+from tinsmith.core.errors import UserError
+from tinsmith.types import (
+    AuthTokenResponse,
+    CreateSessionRequest,
+    CreateSessionResponse,
+    GetServerCapabilitiesResponse,
+    UntypedAPIFuture,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -59,9 +68,11 @@ class ServiceConfig(pydantic.BaseModel):
     parallel_fwdbwd_chunks: bool = True
     """Whether the chunks of one call are sent at the same time."""
     pjwt_auth_enabled: bool = False
-    """The service wants short-lived tokens, which this client cannot get."""
+    """The service wants short-lived tokens, for which keys are exchanged."""
     custom_loss_server_side: bool = False
     """Whether the service runs uploaded losses."""
+    credential_default_source: str = "api_key"
+    """"credential_cmd": the exchange wants what the credential command prints."""
 
     @property
     def chunk_limits(self) -> ChunkLimits:
@@ -82,6 +93,7 @@ class Connection:
         self._is_closed = False
         self._transport = _Once(self._open)
         self._session = _Once(self._create_session)
+        self._capabilities = _Once(self._get_capabilities)
 
     @property
     def is_embedded(self) -> bool:
@@ -142,6 +154,21 @@ class Connection:
         """GET something that needs no session; the validated answer."""
         return parse(answer, (await self.ask(Request(path, method="GET"))).json(), path)
 
+    async def require_extension(self, name: str, *, hint: str) -> None:
+        """Check that the service offers something beyond the protocol; asks it once.
+
+        Raises:
+            UnsupportedError: it does not.
+        """
+        if name not in (await self._capabilities.get()).extensions:
+            raise UnsupportedError(
+                f"{(await self.transport()).base_url} does not offer the extension {name!r}",
+                hint=hint,
+            )
+
+    async def _get_capabilities(self) -> GetServerCapabilitiesResponse:
+        return await self.get("get_server_capabilities", GetServerCapabilitiesResponse)
+
     async def submit(self, request: Request) -> UntypedAPIFuture:
         """Send within the session a request whose answer is the promise of a result."""
         await self.session()
@@ -167,6 +194,7 @@ class Connection:
         session = self._session.value
         transport = self._transport.value
         self._session.cancel()
+        self._capabilities.cancel()
         self._transport.cancel()
         try:
             if session is not None:
@@ -210,9 +238,10 @@ class Connection:
     def _make_transport(self, url: str, service: launcher.EmbeddedService | None) -> Transport:
         settings = self.settings
         self._api_key = service.api_key if service else settings.api_key
+        command = None if service else settings.credential_command
         return Transport(
             url,
-            self._api_key,
+            CommandKey(command) if command and not self._api_key else self._api_key,
             timeout_s=settings.timeout_s,
             policy=RetryPolicy(max_retries=settings.max_retries),
             headers=settings.headers,
@@ -225,16 +254,35 @@ class Connection:
             answer = (await transport.send(Request("client/config", body))).json()
             config = parse(ServiceConfig, answer, "client/config")
             if config.pjwt_auth_enabled:
-                raise ServerError(
-                    f"{transport.base_url} wants short-lived tokens (pjwt_auth_enabled), "
-                    "which this client cannot get",
-                    hint="use the service's own client",
-                )
+                transport.credential = self._exchanged(transport, config)
         except BaseException:
             await transport.close()
             raise
         self.config = config
         return transport
+
+    def _exchanged(self, transport: Transport, config: ServiceConfig) -> ExchangedToken:
+        """Tokens that the service gives for the key."""
+        credential = transport.credential
+        is_token = self._api_key.startswith(JWT_PREFIX)
+        if config.credential_default_source == "credential_cmd" and not is_token:
+            command = self.settings.credential_command
+            if command is None:
+                raise UserError(
+                    f"{transport.base_url} wants a key that a command prints",
+                    field="TINSMITH_CREDENTIAL_CMD",
+                    hint="set it to a command that prints a key of the service",
+                )
+            credential = CommandKey(command)
+        # Few retries: the request that needs the token has its own.
+        policy = RetryPolicy(max_retries=4)
+        request = Request("auth/token", b"{}", credential=credential, policy=policy)
+
+        async def exchange() -> str:
+            reply = await transport.send(request)
+            return parse(AuthTokenResponse, reply.json(), request.path).jwt
+
+        return ExchangedToken(exchange)
 
     async def _create_session(self) -> Session:
         settings = self.settings

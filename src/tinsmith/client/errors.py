@@ -12,6 +12,7 @@
     ├─ RequestFailedError(request_id, category)   accepted, and failed later
     │  └─ ResultExpiredError                      finished, and its result is gone
     ├─ SessionLostError(session_id)
+    ├─ UnsupportedError              the service lacks an extension of the protocol
     └─ ClientClosedError
 
 Names follow the Tinker SDK. All of them pickle. `category` says whose fault it is.
@@ -148,6 +149,12 @@ class SessionLostError(TinsmithError, ConnectionError):
     def __init__(self, message: str, session_id: str = "", *, hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
         self.session_id = session_id
+
+
+class UnsupportedError(TinsmithError, NotImplementedError):
+    """The service does not do something that goes beyond the protocol."""
+
+    category = "user"
 
 
 class ClientClosedError(TinsmithError, RuntimeError):

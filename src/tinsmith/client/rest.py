@@ -8,29 +8,35 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from email.utils import parsedate_to_datetime
 from types import TracebackType
 from typing import Literal, Self, TypeVar
-from urllib.parse import quote, urlencode, urljoin
+from urllib.parse import quote, urljoin
 
 import pydantic
 
+from tinsmith.client import rest_calls
+from tinsmith.client.admin import AdminClient
 from tinsmith.client.connection import Connection, parse
 from tinsmith.client.errors import NotFoundError
 from tinsmith.client.futures import APIFuture, start
-from tinsmith.client.principals import whoami_of_token
+from tinsmith.client.jwt import whoami_of_token
 from tinsmith.client.settings import settings_from
 from tinsmith.client.transport import Reply, Request
 from tinsmith.core.errors import ServerError, UserError
 from tinsmith.types import (
     AccessScope,
     ApiKeyResponse,
+    AuditEventType,
+    AuditLogResponse,
+    BillingUsageResponse,
     CheckpointArchiveUrlResponse,
     CheckpointsListResponse,
     CheckpointTtlRequest,
     CopyWeightsRequest,
     CopyWeightsResponse,
+    CurrentCheckpointStorageUsageResponse,
     ExternalWeightsUrlsResponse,
     GetSamplerResponse,
     GetServerCapabilitiesResponse,
@@ -117,6 +123,9 @@ class RestClient:
 
         async def whoami() -> WhoamiResponse:
             answer = whoami_of_token(self._connection.settings.api_key)
+            if answer is None:  # it may have been exchanged for a token that says more
+                transport = await self._connection.transport()
+                answer = whoami_of_token(await transport.credential.token())
             if answer is not None:
                 return answer
             try:
@@ -331,6 +340,26 @@ class RestClient:
         """What a sampler samples from."""
         return self._get(f"samplers/{quote(sampler_id, safe=':')}", GetSamplerResponse)
 
+    # Use and audit, under the names of older scripts -------------------------------------------
+
+    def get_audit_log(
+        self, event_type: AuditEventType = "all", day: date | None = None
+    ) -> APIFuture[AuditLogResponse]:
+        """See `AdminClient.get_audit_log`."""
+        return AdminClient.of(self._connection).get_audit_log(event_type, day)
+
+    def get_billing_usage(
+        self, starting_on: datetime | str, ending_before: datetime | str
+    ) -> APIFuture[BillingUsageResponse]:
+        """See `AdminClient.get_billing_usage`."""
+        return AdminClient.of(self._connection).get_billing_usage(starting_on, ending_before)
+
+    def get_current_checkpoint_storage_usage(
+        self, project_id: str | None = None
+    ) -> APIFuture[CurrentCheckpointStorageUsageResponse]:
+        """See `AdminClient.get_current_checkpoint_storage_usage`."""
+        return AdminClient.of(self._connection).get_current_checkpoint_storage_usage(project_id)
+
     # Twins -----------------------------------------------------------------------------------
 
     async def get_server_capabilities_async(self) -> GetServerCapabilitiesResponse:
@@ -461,26 +490,32 @@ class RestClient:
         """Twin of `get_sampler`."""
         return await self.get_sampler(sampler_id)
 
+    async def get_audit_log_async(
+        self, event_type: AuditEventType = "all", day: date | None = None
+    ) -> AuditLogResponse:
+        """Twin of `get_audit_log`."""
+        return await self.get_audit_log(event_type, day)
+
+    async def get_billing_usage_async(
+        self, starting_on: datetime | str, ending_before: datetime | str
+    ) -> BillingUsageResponse:
+        """Twin of `get_billing_usage`."""
+        return await self.get_billing_usage(starting_on, ending_before)
+
+    async def get_current_checkpoint_storage_usage_async(
+        self, project_id: str | None = None
+    ) -> CurrentCheckpointStorageUsageResponse:
+        """Twin of `get_current_checkpoint_storage_usage`."""
+        return await self.get_current_checkpoint_storage_usage(project_id)
+
     def _get(self, path: str, answer: type[M], **query: str | int | None) -> APIFuture[M]:
-        given = {name: value for name, value in query.items() if value is not None}
-        return self._ask(
-            Request(f"{path}?{urlencode(given)}" if given else path, method="GET"), answer
-        )
+        return rest_calls.get(self._connection, path, answer, **query)
 
     def _ask(self, request: Request, answer: type[M]) -> APIFuture[M]:
-        async def ask() -> M:
-            reply = await self._connection.ask(request)
-            return parse(answer, reply.json(), request.path)
-
-        return start(ask, str(request))
+        return rest_calls.ask(self._connection, request, answer)
 
     def _do(self, request: Request) -> APIFuture[None]:
-        """Send a request whose answer says nothing."""
-
-        async def do() -> None:
-            await self._connection.ask(request)
-
-        return start(do, str(request))
+        return rest_calls.do(self._connection, request)
 
     def _publish(self, tinker_path: str, method: Literal["POST", "DELETE"]) -> APIFuture[None]:
         # A conflict says that the checkpoint is in the wanted state already.

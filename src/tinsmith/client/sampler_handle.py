@@ -16,6 +16,7 @@ from typing import Any, cast
 
 from tinsmith.client import launcher
 from tinsmith.client.connection import Connection
+from tinsmith.client.credentials import find_credential
 from tinsmith.client.settings import ConnectionSettings
 from tinsmith.core import environment, jsonio, paths
 from tinsmith.core.errors import UserError
@@ -73,11 +74,17 @@ class SamplerState:
 def _read(state: dict[str, Any], api_key: str | None) -> SamplerState:
     holder = state["holder"]
     base_url = str(holder["base_url"])
-    key = api_key or environment.api_key() or launcher.key_of(base_url, paths.state_dir())
+    key = (
+        api_key
+        or environment.api_key()
+        or launcher.key_of(base_url, paths.state_dir())
+        or find_credential(base_url, None).key
+    )
     return SamplerState(
         ConnectionSettings(
             base_url=base_url,
-            api_key=key or "",
+            api_key=key,
+            credential_command=environment.credential_command(),
             headers=dict(holder.get("default_headers_overrides") or {}),
             session_id=str(state["session_id"]),
         ),

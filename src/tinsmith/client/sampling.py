@@ -21,6 +21,7 @@ from tinsmith.client.futures import APIFuture, ClientFuture, start
 from tinsmith.client.polling import ResultKind
 from tinsmith.client.retries import RetryConfig
 from tinsmith.client.sample_checks import check_answer, check_options
+from tinsmith.client.sample_stream import SampleStream
 from tinsmith.client.sampler_handle import SamplerState, joined_connection
 from tinsmith.client.tokenizers import load_tokenizer
 from tinsmith.client.transport import Request
@@ -173,6 +174,37 @@ class SamplingClient:
             record_stability_info=self._record_stability_info,
         )
         return start(lambda: self._sample(request), "sample")
+
+    def stream(
+        self, prompt: ModelInput, sampling_params: SamplingParams, num_samples: int = 1
+    ) -> SampleStream:
+        """Sample, and get the tokens as they are drawn; an extension of the protocol.
+
+        The tokens are those that `sample` gives for the same seed. They come as ids: what text they
+        make is the tokenizer's business, and a character may be spread over several.
+
+        Args:
+            prompt: the tokens to continue.
+            sampling_params: length, temperature, stops, seed.
+            num_samples: how many continuations, at least 1; their tokens come interleaved.
+
+        Returns:
+            An iterator of `SampledTokens`, for `for` and `async for`. Its first step raises
+            `UnsupportedError` if the service has no such extension.
+
+        Example:
+            >>> with client.stream(prompt, params) as stream:  # doctest: +SKIP
+            ...     for piece in stream:
+            ...         print(tokenizer.decode(piece.tokens), end="", flush=True)
+        """
+        request = SampleRequest(
+            prompt=prompt,
+            num_samples=num_samples,
+            sampling_params=sampling_params,
+            sampling_session_id=self.sampling_session_id,
+            record_stability_info=self._record_stability_info,
+        )
+        return SampleStream(self._connection, request, self._retry_config)
 
     def compute_logprobs(
         self, prompt: ModelInput, prompt_logprobs_last_n: int | None = None

@@ -1,7 +1,7 @@
 """What a client was asked to connect to, with the environment's defaults.
 
-An argument goes before a variable, a variable before the embedded service. Main names:
-`ConnectionSettings`, `settings_from`.
+An argument goes before a variable, a variable before the embedded service; `credentials` says where
+a key comes from. Main names: `ConnectionSettings`, `settings_from`.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 from tinsmith.client import launcher
+from tinsmith.client.credentials import find_credential
 from tinsmith.core import environment
 from tinsmith.core.errors import UserError
 
@@ -21,6 +22,8 @@ class ConnectionSettings:
     base_url: str | None
     """None starts or joins the embedded service."""
     api_key: str = dataclasses.field(default="", repr=False)
+    credential_command: str | None = dataclasses.field(default=None, repr=False)
+    """Prints the key where there is none, and where the service wants it so."""
     timeout_s: float = 60.0
     max_retries: int = 10
     headers: Mapping[str, str] = dataclasses.field(default_factory=dict[str, str])
@@ -38,7 +41,7 @@ def settings_from(base_url: str | None, api_key: str | None) -> ConnectionSettin
 
     Raises:
         MissingExtraError: no address, and the packages of the embedded service are missing.
-        UserError: the address is not one.
+        UserError: the address is not one, or the file of keys is damaged.
     """
     base_url = (base_url or environment.base_url() or "").rstrip("/") or None
     if base_url is None:
@@ -51,7 +54,8 @@ def settings_from(base_url: str | None, api_key: str | None) -> ConnectionSettin
         )
     return ConnectionSettings(
         base_url=base_url,
-        api_key=api_key or environment.api_key() or "",
+        api_key=(api_key or "") if base_url is None else find_credential(base_url, api_key).key,
+        credential_command=environment.credential_command(),
         project_id=environment.project_id(),
         tags=environment.tags(),
     )

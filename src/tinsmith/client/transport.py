@@ -6,17 +6,26 @@ Main names: `Transport`, `Request`, `Reply`. Everything here runs on the SDK's l
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import ipaddress
 import logging
 import random
 import time
-from collections.abc import Callable, Mapping
-from typing import Any, Literal, NoReturn
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Callable,
+    Coroutine,
+    Generator,
+    Mapping,
+)
+from typing import Any, Literal, NoReturn, TypeVar
 
 import httpx
 
 import tinsmith
+from tinsmith.client.credentials import Credential, FixedKey
 from tinsmith.client.errors import (
     APIConnectionError,
     APIResponseValidationError,
@@ -32,16 +41,19 @@ from tinsmith.core.ids import new_id
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 JSON = "application/json"
 PROTOBUF = "application/x-protobuf"
 
-Lane = Literal["control", "training_polls", "sampling_polls"]
+Lane = Literal["control", "training_polls", "sampling_polls", "streams"]
 """Pools apart from each other: hundreds of waiting samples hold up no submission."""
 
 _MAX_CONNECTIONS: Mapping[Lane, int] = {
     "control": 64,
     "training_polls": 256,
     "sampling_polls": 256,
+    "streams": 256,
 }
 CONNECT_TIMEOUT_S = 5.0
 
@@ -63,6 +75,10 @@ class Request:
     """None takes the transport's."""
     expects: frozenset[int] = frozenset()
     """Error statuses that are answers to this request, not failures."""
+    is_streamed: bool = False
+    """The body of a good answer is left to be read; set by `Transport.stream`."""
+    credential: Credential | None = None
+    """None takes the transport's."""
 
     def __str__(self) -> str:
         return f"{self.method} {self.path}"
@@ -103,7 +119,7 @@ class Transport:
     def __init__(
         self,
         base_url: str,
-        api_key: str,
+        credential: Credential | str,
         *,
         timeout_s: float,
         policy: RetryPolicy,
@@ -114,7 +130,7 @@ class Transport:
 
         Args:
             base_url: may carry a path prefix, which is kept.
-            api_key: sent as `X-API-Key`.
+            credential: gives the `X-API-Key`; a text is a key that stays, an empty one sends none.
             timeout_s: limit of one attempt.
             policy: the retries of requests that bring none of their own.
             headers: added to every request.
@@ -122,12 +138,12 @@ class Transport:
                 is pointless and becomes the error's hint.
         """
         self.base_url = base_url.rstrip("/")
+        self.credential = FixedKey(credential) if isinstance(credential, str) else credential
         self.timeout_s = timeout_s
         self.policy = policy
         self._explain_failure = explain_failure or (lambda: None)
         self._headers = {
             "User-Agent": f"tinsmith/{tinsmith.__version__}",
-            **({"X-API-Key": api_key} if api_key else {}),
             **(headers or {}),
         }
         self._pools: dict[Lane, httpx.AsyncClient] = {}
@@ -142,12 +158,42 @@ class Transport:
             APIConnectionError: the last attempt got no answer.
             ClientClosedError: the transport was closed before or meanwhile.
         """
+        return _reply(await self._tracked(self._send_with_retries(request)))
+
+    async def stream(self, request: Request) -> AsyncGenerator[bytes]:
+        """Send as `send` does, and yield a good answer's body as it comes.
+
+        Closing the generator drops the connection. The request's timeout is the longest silence.
+
+        Raises:
+            APIConnectionError: also where the answer breaks off.
+        """
+        request = dataclasses.replace(request, is_streamed=True)
+        response = await self._tracked(self._send_with_retries(request))
+        try:
+            chunks = response.aiter_bytes()
+            while True:
+                self._check_open()
+                with self._connection_errors(request, request.timeout_s or self.timeout_s):
+                    chunk = await self._tracked(_next_chunk(chunks))
+                if chunk is None:
+                    return
+                yield chunk
+        finally:
+            await response.aclose()
+
+    async def _tracked(self, work: Coroutine[Any, Any, T]) -> T:
+        """Await work that the transport's end turns into a ClientClosedError."""
         task = asyncio.current_task()
         assert task is not None
-        self._check_open()
+        try:
+            self._check_open()
+        except ClientClosedError:
+            work.close()
+            raise
         self._active.add(task)
         try:
-            return await self._send_with_retries(request)
+            return await work
         except asyncio.CancelledError:
             self._check_open()
             raise
@@ -167,21 +213,21 @@ class Transport:
         if self._is_closed:
             raise ClientClosedError("ServiceClient is closed", hint="create a new one")
 
-    async def _send_with_retries(self, request: Request) -> Reply:
+    async def _send_with_retries(self, request: Request) -> httpx.Response:
         policy = request.policy or self.policy
         idempotency_key = new_id("tinsmith-retry-")  # one for all attempts
         start_s = time.monotonic()
         num_failures = num_counted = 0
         while True:
             try:
-                response = await self._attempt(request, idempotency_key, num_failures)
+                response = await self._authorized(request, idempotency_key, num_failures)
             except APIConnectionError as error:
                 retry_after = None
                 may_retry, is_counted = self._may_reconnect(error), True
                 failure: Exception = error
             else:
                 if response.status_code < 300 or response.status_code in request.expects:
-                    return _reply(response)
+                    return response
                 retry_after = retry_after_s(response.headers)
                 may_retry = is_retryable(response.status_code, response.headers)
                 is_counted = not (policy.is_backpressure_free and response.status_code == 429)
@@ -200,10 +246,22 @@ class Transport:
             logger.debug("%s failed, trying again in %.2f s: %s", request, delay_s, failure)
             await asyncio.sleep(delay_s)
 
-    async def _attempt(
+    async def _authorized(
         self, request: Request, idempotency_key: str, retry_count: int
     ) -> httpx.Response:
+        """One attempt; a refused key that can be renewed is, and the request is sent once more."""
+        credential = request.credential or self.credential
+        key = await credential.token()
+        response = await self._attempt(request, idempotency_key, retry_count, key)
+        if response.status_code == 401 and (other := await credential.renewed(key)) is not None:
+            response = await self._attempt(request, idempotency_key, retry_count, other)
+        return response
+
+    async def _attempt(
+        self, request: Request, idempotency_key: str, retry_count: int, key: str
+    ) -> httpx.Response:
         headers = {
+            **({"X-API-Key": key} if key else {}),
             **self._headers,
             "Accept": request.accept,
             "x-stainless-retry-count": str(retry_count),
@@ -215,8 +273,9 @@ class Transport:
                 "X-Idempotency-Key": idempotency_key,
             }
         timeout_s = request.timeout_s or self.timeout_s
-        try:
-            return await self._pool(request.lane).request(
+        with self._connection_errors(request, timeout_s):
+            pool = self._pool(request.lane)
+            built = pool.build_request(
                 request.method,
                 f"{self.base_url}/api/v1/{request.path}",
                 content=request.body or None,
@@ -224,6 +283,16 @@ class Transport:
                 # No limit on waiting for a free connection: the work ahead of it has its own.
                 timeout=httpx.Timeout(timeout_s, connect=CONNECT_TIMEOUT_S, pool=None),
             )
+            response = await pool.send(built, stream=request.is_streamed)
+            if request.is_streamed and response.status_code >= 300:
+                await response.aread()  # which closes it
+            return response
+
+    @contextlib.contextmanager
+    def _connection_errors(self, request: Request, timeout_s: float) -> Generator[None]:
+        """Turn httpx's errors into ours."""
+        try:
+            yield
         except httpx.TimeoutException as error:
             kind = "no connection" if isinstance(error, httpx.ConnectTimeout) else "no answer"
             limit_s = CONNECT_TIMEOUT_S if kind == "no connection" else timeout_s
@@ -273,6 +342,10 @@ def is_loopback(base_url: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+async def _next_chunk(chunks: AsyncIterator[bytes]) -> bytes | None:
+    return await anext(chunks, None)
 
 
 def _failure(request: Request, response: httpx.Response) -> APIStatusError:

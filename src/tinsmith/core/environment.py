@@ -13,10 +13,14 @@ __all__ = [
     "api_key",
     "base_url",
     "compute_process",
+    "credential_command",
     "home",
+    "is_telemetry_on",
     "log_level",
     "project_id",
     "tags",
+    "tinker_base_url",
+    "tinker_credentials_file",
     "xdg_home",
 ]
 
@@ -32,6 +36,31 @@ def base_url() -> str | None:
 def api_key() -> str | None:
     """Return the API key (`TINSMITH_API_KEY`, `TINKER_API_KEY`)."""
     return _first("TINSMITH_API_KEY", "TINKER_API_KEY")
+
+
+def credential_command() -> str | None:
+    """Return the shell command that prints a key (`TINSMITH_CREDENTIAL_CMD`, `TINKER_...`)."""
+    return _first("TINSMITH_CREDENTIAL_CMD", "TINKER_CREDENTIAL_CMD")
+
+
+def tinker_base_url() -> str | None:
+    """Return the address that the Tinker SDK would use (`TINKER_BASE_URL`), without a last `/`."""
+    address = _first("TINKER_BASE_URL")
+    return address.rstrip("/") if address else None
+
+
+def tinker_credentials_file() -> Path:
+    """Return the file in which the Tinker SDK keeps its key."""
+    return Path.home() / ".tinker" / "credentials.json"
+
+
+def is_telemetry_on() -> bool:
+    """Return whether clients tell their service how they fare (`TINSMITH_TELEMETRY`, `TINKER_...`).
+
+    On unless the variable says something else than 1, true, yes or on.
+    """
+    said = _first("TINSMITH_TELEMETRY", "TINKER_TELEMETRY")
+    return said is None or said.lower() in ("1", "true", "yes", "on")
 
 
 def project_id() -> str | None:

@@ -66,18 +66,21 @@ def bundled_model_dir() -> Path:
     return Path(__file__).resolve().parent.parent / "bundled" / "tiny"
 
 
-def atomic_write_text(path: str | Path, text: str) -> None:
+def atomic_write_text(path: str | Path, text: str, *, mode: int = 0o666) -> None:
     """Replace a file by UTF-8 text; readers see the old content or the new, never a part."""
-    atomic_write_bytes(path, text.encode())
+    atomic_write_bytes(path, text.encode(), mode=mode)
 
 
-def atomic_write_bytes(path: str | Path, data: bytes) -> None:
-    """Replace a file by bytes; readers see the old content or the new, never a part."""
+def atomic_write_bytes(path: str | Path, data: bytes, *, mode: int = 0o666) -> None:
+    """Replace a file by bytes; readers see the old content or the new, never a part.
+
+    `mode` are the permissions from the first byte on, less what the umask takes.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = _partial_sibling(path)
     try:
-        with partial.open("xb") as file:
+        with open(partial, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

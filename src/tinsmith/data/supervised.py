@@ -154,28 +154,13 @@ def _cure(form: ExampleFormat, length: int) -> str:
     return f"raise max_length to {length}, or {others}"
 
 
-_TOKENS_AROUND_A_MESSAGE = 16
-
-
 def _surely_fits(conversation: Conversation, form: ExampleFormat) -> bool:
-    """Whether a conversation needs no look at its tokens: short, and with something to learn.
-
-    A text never has more tokens than UTF-8 bytes; the factor for other than ASCII text leaves room
-    for a normalizer that takes characters apart.
-    """
-    num_tokens = _TOKENS_AROUND_A_MESSAGE
+    """Whether a conversation needs no look at its tokens: short, and with something to learn."""
     try:
-        for index, message in enumerate(conversation.messages):
-            form.renderer.check_message(message, index)
+        num_tokens = form.renderer.max_num_tokens(conversation.messages)
         has_loss = any(trained_messages(conversation.messages, form.train_on_what))
     except RendererError:
         return False  # to be rendered, and so to fail with its place
-    for message in conversation.messages:
-        content = message["content"]
-        if not isinstance(content, str):
-            return False
-        num_bytes = len(content) if content.isascii() else 3 * len(content.encode())
-        num_tokens += num_bytes + _TOKENS_AROUND_A_MESSAGE
     return has_loss and num_tokens <= form.max_length
 
 

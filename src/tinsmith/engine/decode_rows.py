@@ -63,6 +63,7 @@ class _Batch:
     samples: npt.NDArray[np.uint64]
     stops: IntArray
     watches: list[tuple[int, TextWatch]]
+    streaming: list[tuple[int, Entry]]
 
 
 class DecodeRows:
@@ -170,6 +171,11 @@ class DecodeRows:
         """How each slot draws."""
         return self._constants().settings
 
+    @property
+    def streaming(self) -> list[tuple[int, Entry]]:
+        """Slots whose jobs want each token at once."""
+        return self._constants().streaming
+
     def push(self, chosen: Chosen) -> tuple[IntArray, npt.NDArray[np.bool_]]:
         """Append one token to every row; the one before it is in the cache by now.
 
@@ -218,7 +224,8 @@ class DecodeRows:
                 watch = self._watches[index]
                 if watch is not None:
                     watches.append((slot, watch))
-            self._batch = _Batch(settings, seeds, samples, stops, watches)
+            streaming = [(i, entry) for i, entry in enumerate(live) if entry.state.job.stream]
+            self._batch = _Batch(settings, seeds, samples, stops, watches, streaming)
         return self._batch
 
     def _arrange(

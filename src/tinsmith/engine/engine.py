@@ -212,6 +212,11 @@ class Engine:
         checkpoints.write_peft(snapshot, self.base, directory)
         return self._keep(snapshot)
 
+    def export_adapter(self, adapter_id: str, directory: Path) -> None:
+        """Write a PEFT directory of the weights as they are now, and keep nothing."""
+        snapshot = self.adapter(adapter_id).snapshot(self.info.name)
+        checkpoints.write_peft(snapshot, self.base, directory)
+
     def snapshot(self, adapter_id: str) -> str:
         """An immutable copy of the weights as they are now, in memory only; returns its id."""
         return self._keep(self.adapter(adapter_id).snapshot(self.info.name))

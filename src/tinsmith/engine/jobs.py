@@ -1,8 +1,9 @@
 """Work items that cross into the engine, and what the engine says about itself.
 
 Data only, without torch, so that the service can build jobs and pickle them to the engine's
-process. Training: `ForwardBackwardJob`, `OptimStepJob`. Sampling: `SampleJob`, `SampleResult`.
-`EngineLimits` bounds memory and batch shapes; `BaseModelInfo` describes the loaded base model.
+process. Training: `ForwardBackwardJob`, `OptimStepJob`. Sampling: `SampleJob`, `SampledToken`,
+`SampleResult`. `EngineLimits` bounds memory and batch shapes; `BaseModelInfo` describes the loaded
+base model.
 """
 
 from __future__ import annotations
@@ -12,7 +13,14 @@ from dataclasses import dataclass, field
 
 from tinsmith.algorithms.loss_graph import LossGraph
 from tinsmith.core.errors import TinsmithError
-from tinsmith.types import AdamParams, Datum, SampleResponse, SamplingParams, TensorData
+from tinsmith.types import (
+    AdamParams,
+    Datum,
+    SampleResponse,
+    SamplingParams,
+    StopReason,
+    TensorData,
+)
 
 __all__ = [
     "BaseModelInfo",
@@ -21,6 +29,7 @@ __all__ = [
     "OptimStepJob",
     "SampleJob",
     "SampleResult",
+    "SampledToken",
 ]
 
 
@@ -60,6 +69,21 @@ class SampleJob:
     target_prompt_logprobs: TensorData | None = None
     prompt_alt_tokens_k: int = 0
     prompt_logprobs_last_n: int | None = None
+    stream: bool = False
+    """Also tell every token as a `SampledToken` as soon as it is drawn."""
+
+
+@dataclass(frozen=True, slots=True)
+class SampledToken:
+    """One token of a job that streams, ahead of the job's `SampleResult`."""
+
+    job_id: str
+    sample: int
+    """Which of the job's sequences it continues."""
+    token: int
+    logprob: float
+    stop_reason: StopReason | None = None
+    """Given with the last token of the sequence."""
 
 
 @dataclass(frozen=True)

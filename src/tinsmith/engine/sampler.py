@@ -25,13 +25,13 @@ from tinsmith.engine.base_model import BaseModel
 from tinsmith.engine.decode_rows import DecodeRows, Entry, Start, best_table, drawing_rows
 from tinsmith.engine.decoder import DecodeBatch, SharedPrompt, SnapshotRows
 from tinsmith.engine.decoder_choice import make_decoder
-from tinsmith.engine.jobs import EngineLimits, SampleJob, SampleResult
+from tinsmith.engine.jobs import EngineLimits, SampledToken, SampleJob, SampleResult
 from tinsmith.engine.kv_cache import SlotCache, bucket
 from tinsmith.engine.prefill import Prefill
 from tinsmith.engine.sample_state import JobState, check_request
 from tinsmith.engine.stopping import StopTexts, end_tokens
-from tinsmith.engine.token_choice import BestTokens, choose_tokens, uniforms
-from tinsmith.types import SampledSequence
+from tinsmith.engine.token_choice import BestTokens, Chosen, choose_tokens, uniforms
+from tinsmith.types import SampledSequence, StopReason
 
 __all__ = ["Sampler"]
 
@@ -78,6 +78,7 @@ class Sampler:
         self._ready: deque[JobState] = deque()
         """Prefilled jobs some of whose samples have not started."""
         self._done: list[SampleResult] = []
+        self._told: list[SampledToken] = []
         self._routing: object = None
         self._shared: list[SharedPrompt] = []
 
@@ -101,6 +102,7 @@ class Sampler:
         self._waiting = deque(s for s in self._waiting if s.job.job_id != job_id)
         self._ready = deque(s for s in self._ready if s.job.job_id != job_id)
         self._done = [result for result in self._done if result.job_id != job_id]
+        self._told = [token for token in self._told if token.job_id != job_id]
         entries = self._rows.live()
         self._change([i for i, e in enumerate(entries) if e.state.job.job_id == job_id], [])
 
@@ -117,6 +119,11 @@ class Sampler:
                 self._decode()
         done, self._done = self._done, []
         return done
+
+    def take_tokens(self) -> list[SampledToken]:
+        """Tokens of jobs that stream, drawn since the last call, in the order of drawing."""
+        told, self._told = self._told, []
+        return told
 
     def _run_prefill(self) -> None:
         """Prompts of jobs whose samples find room, up to the limit of one step."""
@@ -184,10 +191,16 @@ class Sampler:
             return None
         watch = None if state.rules.make_watch is None else state.rules.make_watch()
         stopped = token in state.rules.tokens or (watch is not None and watch.push(token))
-        if not stopped and state.max_new > 1:
+        goes_on = not stopped and state.max_new > 1
+        reason: StopReason = "stop" if stopped else "length"
+        if state.job.stream:
+            last = None if goes_on else reason
+            told = SampledToken(state.job.job_id, entry.sample, token, logprob, last)
+            self._told.append(told)
+        if goes_on:
             return Start(entry, watch, token, logprob, best)
         sequence = SampledSequence(
-            stop_reason="stop" if stopped else "length",
+            stop_reason=reason,
             tokens_np=[token],
             logprobs_np=[logprob],
             topk_logprobs_np=None if best is None else best_table([best]),
@@ -228,9 +241,21 @@ class Sampler:
         logits = self._decoder.logits(hidden, self._routing)
         chosen = choose_tokens(logits, rows.settings, rows.uniforms())
         ended, stopped = rows.push(chosen)
+        stops = dict(zip(ended.tolist(), stopped.tolist(), strict=True))
+        self._tell(chosen, stops)
         broken = np.flatnonzero(~np.isfinite(chosen.logprobs))
         if ended.size or broken.size:
-            self._leave(dict(zip(ended.tolist(), stopped.tolist(), strict=True)), broken.tolist())
+            self._leave(stops, broken.tolist())
+
+    def _tell(self, chosen: Chosen, ended: Mapping[int, bool]) -> None:
+        """Note the tokens of rows whose jobs stream."""
+        for slot, entry in self._rows.streaming:
+            token, logprob = int(chosen.tokens[slot]), float(chosen.logprobs[slot])
+            if np.isfinite(logprob):  # else the job fails in this step
+                reason: StopReason = "stop" if ended.get(slot) else "length"
+                last = reason if slot in ended else None
+                job_id = entry.state.job.job_id
+                self._told.append(SampledToken(job_id, entry.sample, token, logprob, last))
 
     def _leave(self, ended: Mapping[int, bool], broken: Sequence[int]) -> None:
         """Finish the samples in ended slots; fail jobs whose logits are not finite."""

@@ -6,15 +6,29 @@
 
 from tinsmith.renderers.base import Renderer
 from tinsmith.renderers.chatml import ChatMLRenderer
+from tinsmith.renderers.chats import Feature
+from tinsmith.renderers.deltas import (
+    Delta,
+    TextDelta,
+    ThinkingDelta,
+    ToolCallDelta,
+    UnparsedToolCallDelta,
+)
+from tinsmith.renderers.llama3 import Llama3Renderer, Llama31Renderer
 from tinsmith.renderers.messages import (
+    ImagePart,
     Message,
     ParsedResponse,
     ParseTermination,
-    RenderedMessage,
     RendererError,
     SupervisedExample,
     TextPart,
+    ThinkingPart,
+    ToolCall,
+    ToolSpec,
     TrainOnWhat,
+    UnparsedToolCall,
+    content_text,
 )
 from tinsmith.renderers.model_info import (
     ModelInfo,
@@ -22,6 +36,7 @@ from tinsmith.renderers.model_info import (
     list_models,
     recommended_learning_rate,
 )
+from tinsmith.renderers.qwen3 import Qwen3Renderer
 from tinsmith.renderers.registry import (
     get_renderer,
     list_renderers,
@@ -29,23 +44,39 @@ from tinsmith.renderers.registry import (
     register_renderer,
     unregister_renderer,
 )
+from tinsmith.renderers.replies import ReplyStream
 from tinsmith.renderers.role_colon import RoleColonRenderer
 from tinsmith.renderers.tokenizers import Tokenizer, get_tokenizer
 
 __all__ = [
     "ChatMLRenderer",
+    "Delta",
+    "Feature",
+    "ImagePart",
+    "Llama3Renderer",
+    "Llama31Renderer",
     "Message",
     "ModelInfo",
     "ParseTermination",
     "ParsedResponse",
-    "RenderedMessage",
+    "Qwen3Renderer",
     "Renderer",
     "RendererError",
+    "ReplyStream",
     "RoleColonRenderer",
     "SupervisedExample",
+    "TextDelta",
     "TextPart",
+    "ThinkingDelta",
+    "ThinkingPart",
     "Tokenizer",
+    "ToolCall",
+    "ToolCallDelta",
+    "ToolSpec",
     "TrainOnWhat",
+    "UnparsedToolCall",
+    "UnparsedToolCallDelta",
+    "content_text",
     "get_model_info",
     "get_renderer",
     "get_tokenizer",

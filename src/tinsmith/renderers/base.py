@@ -1,74 +1,120 @@
-"""What every renderer does once it can render one message: prompts, training examples, replies.
+"""What every renderer does once its format can be written: prompts, training examples, replies.
 
-A format subclasses `Renderer` and says how one message becomes a header and an output, what stops
-a turn, and how a reply is read back.
+A format subclasses `Renderer`: it says what it can express, writes a conversation as text in marked
+pieces (`scripts.py`), and names the reader of its replies. Tokens, loss weights, checks, parsing
+and streaming are here, once for all formats.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
+from tinsmith.renderers.chats import Abilities, Chat, Feature, read_chat, read_message
+from tinsmith.renderers.deltas import Delta
+from tinsmith.renderers.encoding import Piece, SegmentEncoder, Stretch
 from tinsmith.renderers.messages import (
+    ROLES,
     Message,
     ParsedResponse,
-    RenderedMessage,
     RendererError,
     SupervisedExample,
     TrainOnWhat,
-    check_text_message,
-    model_input_of,
     trained_messages,
 )
+from tinsmith.renderers.replies import ReplyReader, ReplyStream
+from tinsmith.renderers.scripts import Part, Script, Segment
 from tinsmith.renderers.tokenizers import Tokenizer
-from tinsmith.types import ModelInput
+from tinsmith.types import EncodedTextChunk, ModelInput
+
+Tools = Sequence[Any]  # Any: a ToolSpec, or a bare function; checked when read
 
 
 class Renderer(ABC):
     """Turns conversations into tokens, and sampled tokens back into a message.
 
-    The three promises, for every format: what `build_supervised_example` puts before a trained
-    output is exactly `build_generation_prompt` of the messages before it; what it trains is what a
-    sampler would have to produce; `parse_response` of that gives the message back.
+    The promises, for every format: tokens are those of the model's own chat template; what
+    `build_supervised_example` puts before a trained last message is exactly
+    `build_generation_prompt` of the messages before it; what it trains is what a sampler would have
+    to produce; `parse_response` of that gives the message back.
+
+    Args:
+        tokenizer: A Hugging Face tokenizer.
+        name: Registered name, for errors; a format's own name by default.
+        special_text: What text of a message that spells a control token becomes: `text`, its
+            letters, so that nobody can forge a turn; or `control`, the token, as
+            `apply_chat_template` has it.
     """
 
-    name: ClassVar[str]
+    name: str
     """Registered name of the format."""
-    has_extension_property: ClassVar[bool] = True
-    """Whether the tokens up to a turn are a prefix of the next turn's prompt."""
+    roles: ClassVar[tuple[str, ...]] = ROLES
+    """Roles that the format can express."""
+    features: frozenset[Feature] = frozenset()
+    """What it can express beyond text."""
+    control_tokens: ClassVar[tuple[str, ...]] = ()
+    """Control tokens that it writes; the tokenizer must have them."""
+    stop_tokens: ClassVar[tuple[str, ...]] = ()
+    """Those of them that end the assistant's turn."""
+    has_extension_property: bool = True
+    """Whether the tokens up to a turn begin the next turn's prompt, so that a cache may be kept."""
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        *,
+        name: str | None = None,
+        special_text: Literal["text", "control"] = "text",
+    ) -> None:
         self.tokenizer = tokenizer
+        if name is not None:
+            self.name = name
+        self._encoder = SegmentEncoder(
+            tokenizer, self.control_tokens, special_text=special_text, name=self.name
+        )
+        self._stop_ids = [self._encoder.control_ids[token] for token in self.stop_tokens]
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({getattr(self.tokenizer, 'name_or_path', '')!r})"
+        return (
+            f"{type(self).__name__}({self.name!r}, {getattr(self.tokenizer, 'name_or_path', '')!r})"
+        )
 
-    @property
-    def bos_tokens(self) -> list[int]:
-        """Tokens that start every sequence; never trained."""
-        return []
-
-    @abstractmethod
-    def render_message(self, message: Message, index: int) -> RenderedMessage:
-        """Render the message at place `index` of its conversation."""
+    # ------------------------------------------------------------------ what a format says
 
     @abstractmethod
-    def get_stop_sequences(self) -> list[int] | list[str]:
-        """What ends an assistant's turn, for `SamplingParams.stop`."""
+    def write(self, chat: Chat, script: Script) -> None:
+        """Write all turns of a conversation; `script.message` is set to each turn's place."""
 
     @abstractmethod
-    def parse_response(self, tokens: Sequence[int]) -> ParsedResponse:
-        """Read sampled tokens, stop sequence included, as an assistant message."""
+    def write_opening(self, chat: Chat, role: str, script: Script) -> None:
+        """Write what opens the next message, spoken by `role`."""
 
     @abstractmethod
-    def _prompt_suffix(self, role: str, prefill: str, index: int) -> Sequence[int]:
-        """Header of a message about to be produced, followed by its first words."""
+    def make_reader(self) -> ReplyReader:
+        """A fresh reader of one reply's text."""
+
+    def write_overlap(self, chat: Chat, script: Script) -> None:  # noqa: B027  # most have none
+        """Write the part of the *next* turn that doubles as the stop sequence.
+
+        It follows the last message of a training example and is trained with it. Most formats end
+        a turn with a token of its own and have no overlap.
+        """
+
+    def check_target(self, chat: Chat) -> None:  # noqa: B027  # most refuse nothing here
+        """Refuse a last message that the format would never have a model produce."""
+
+    # ---------------------------------------------------------------------------- rendering
 
     def build_generation_prompt(
-        self, messages: Sequence[Message], role: str = "assistant", prefill: str | None = None
+        self,
+        messages: Sequence[Message],
+        role: str = "assistant",
+        prefill: str | None = None,
+        *,
+        tools: Tools = (),
     ) -> ModelInput:
         """Prompt for the next message.
 
@@ -76,19 +122,21 @@ class Renderer(ABC):
             messages: The conversation so far.
             role: Who speaks next.
             prefill: First words of the reply, forced; the model goes on from there.
+            tools: Functions that may be called, in OpenAI's form.
+
+        Raises:
+            RendererError: The conversation holds what the format cannot express.
         """
-        tokens = list(self.bos_tokens)
-        for index, message in enumerate(messages):
-            rendered = self._rendered(message, index)
-            tokens += (*rendered.header, *rendered.output)
-        self.check_message({"role": role, "content": ""})
-        tokens += self._prompt_suffix(role, prefill or "", len(messages))
-        return model_input_of(tokens)
+        script = self._prompt_script(messages, role, prefill, tools)
+        pieces = [Piece(s.text, 0.0, s.is_control, s.picture) for s in script.segments]
+        return self._model_input(self._encoder.encode(pieces))
 
     def build_supervised_example(
         self,
         messages: Sequence[Message],
         train_on_what: TrainOnWhat | str = TrainOnWhat.LAST_ASSISTANT_MESSAGE,
+        *,
+        tools: Tools = (),
     ) -> SupervisedExample:
         """Tokens of a whole conversation with one loss weight (0 or 1) a token, before the shift.
 
@@ -98,29 +146,176 @@ class Renderer(ABC):
         if not messages:
             raise RendererError("the conversation is empty", hint="give it at least one message")
         what = TrainOnWhat(train_on_what)
-        all_tokens = what is TrainOnWhat.ALL_TOKENS
-        tokens = list(self.bos_tokens)
-        weights = [0.0] * len(tokens)
+        chat = self.read(messages, tools=tools)
         trained = trained_messages(messages, what)
-        for index, message in enumerate(messages):
-            rendered = self._rendered(message, index)
-            output = list(rendered.output)
-            if index == len(messages) - 1:
-                output += rendered.stop_overlap
-            weight = float(trained[index])
-            tokens += (*rendered.header, *output)
-            weights += [weight if all_tokens else 0.0] * len(rendered.header)
-            weights += [weight] * len(output)
-        return SupervisedExample(model_input_of(tokens), np.asarray(weights, dtype=np.float32))
+        if trained[-1] and messages[-1]["role"] == "assistant":
+            self.check_target(chat)
+        stretches = self._encoder.encode(self._weighted(chat, what, trained))
+        model_input = self._model_input(stretches)
+        weights = [weight for stretch in stretches for weight in self._weights_of(stretch)]
+        return SupervisedExample(model_input, np.asarray(weights, dtype=np.float32))
+
+    def build_supervised_examples(
+        self, messages: Sequence[Message], *, tools: Tools = ()
+    ) -> list[SupervisedExample]:
+        """Examples that train every assistant message on exactly what a sampler would see.
+
+        One example for a format with the extension property. Otherwise the history that a later
+        prompt shows differs from what was produced (thinking is taken out of it), so that every
+        assistant message gets an example of its own, which ends with it.
+        """
+        if self.has_extension_property:
+            what = TrainOnWhat.ALL_ASSISTANT_MESSAGES
+            return [self.build_supervised_example(messages, what, tools=tools)]
+        return [
+            self.build_supervised_example(messages[: index + 1], tools=tools)
+            for index, message in enumerate(messages)
+            if message["role"] == "assistant" and message.get("weight", 1) != 0
+        ]
+
+    def render_text(
+        self, messages: Sequence[Message], *, tools: Tools = (), add_generation_prompt: bool = False
+    ) -> str:
+        """The conversation as text: what `apply_chat_template(tokenize=False)` writes."""
+        if add_generation_prompt:
+            return self._prompt_script(messages, "assistant", None, tools).text()
+        return self._script(self.read(messages, tools=tools)).text()
+
+    def template_tokens(self, messages: Sequence[Message], *, tools: Tools = ()) -> list[int]:
+        """Tokens of the whole conversation: what `apply_chat_template(tokenize=True)` gives.
+
+        A training example leaves out what the template writes after the last turn.
+        """
+        script = self._script(self.read(messages, tools=tools))
+        pieces = [Piece(s.text, 0.0, s.is_control, s.picture) for s in script.segments]
+        return self._model_input(self._encoder.encode(pieces)).to_ints()
+
+    def max_num_tokens(self, messages: Sequence[Message], *, tools: Tools = ()) -> int:
+        """A bound on the tokens of an example, without making them: far faster, never too low.
+
+        A text has no more tokens than UTF-8 bytes; the factor for other than ASCII text leaves room
+        for a normalizer that takes characters apart.
+
+        Raises:
+            RendererError: The conversation holds what the format cannot express.
+        """
+        chat = self.read(messages, tools=tools)
+        script = self._script(chat)
+        self.write_overlap(chat, script)
+        pictures = [s.picture for s in script.segments if s.picture is not None]
+        text = script.text()
+        num_bytes = len(text) if text.isascii() else 3 * len(text.encode())
+        return num_bytes + sum(self.picture_chunk(p).length for p in pictures)
 
     def check_message(self, message: Message, index: int | None = None) -> None:
         """Refuse what the format cannot express, without making tokens.
 
         Raises:
-            RendererError: Role, field or text that the format has no place for.
+            RendererError: Role, field or part that the format has no place for.
         """
-        check_text_message(message, index, self.name)
+        read_message(message, index, self.abilities)
 
-    def _rendered(self, message: Message, index: int) -> RenderedMessage:
-        self.check_message(message, index)
-        return self.render_message(message, index)
+    @property
+    def abilities(self) -> Abilities:
+        """What the format can express."""
+        return Abilities(self.name, self.roles, self.features)
+
+    def read(
+        self, messages: Sequence[Message], *, tools: Tools = (), opens_reply: bool = False
+    ) -> Chat:
+        """The conversation in the form that writers use, checked."""
+        return read_chat(messages, self.abilities, tools=tools, opens_reply=opens_reply)
+
+    def picture_chunk(self, picture: Any) -> Any:
+        """The chunk that carries an image; formats without images have none."""
+        raise RendererError(f"{self.name} has no images", field="content")
+
+    def _script(self, chat: Chat) -> Script:
+        script = Script()
+        self.write(chat, script)
+        return script
+
+    def _prompt_script(
+        self, messages: Sequence[Message], role: str, prefill: str | None, tools: Tools
+    ) -> Script:
+        read_message({"role": role, "content": ""}, None, self.abilities)
+        chat = self.read(messages, tools=tools, opens_reply=True)
+        script = self._script(chat)
+        script.message = len(chat.turns)
+        self.write_opening(chat, role, script)
+        script.header(prefill or "")
+        return script
+
+    def _weighted(self, chat: Chat, what: TrainOnWhat, trained: Sequence[bool]) -> list[Piece]:
+        """The pieces of an example with their loss weights."""
+        script = self._script(chat)
+        script.segments = script.without_tail()
+        script.message = len(chat.turns) - 1
+        self.write_overlap(chat, script)
+        all_tokens = what is TrainOnWhat.ALL_TOKENS
+
+        def weight(segment: Segment) -> float:
+            if segment.part is Part.OUTPUT:
+                return (
+                    float(trained[segment.message]) if segment.message >= 0 else float(all_tokens)
+                )
+            if not all_tokens or segment.part is Part.BOS:
+                return 0.0
+            return float(segment.message < 0 or trained[segment.message])
+
+        return [Piece(s.text, weight(s), s.is_control, s.picture) for s in script.segments]
+
+    def _model_input(self, stretches: Sequence[Stretch]) -> ModelInput:
+        return ModelInput(
+            chunks=[
+                EncodedTextChunk(tokens=stretch.tokens)
+                if stretch.picture is None
+                else self.picture_chunk(stretch.picture)
+                for stretch in stretches
+            ]
+        )
+
+    def _weights_of(self, stretch: Stretch) -> list[float]:
+        if stretch.picture is None:
+            return stretch.weights
+        return [0.0] * self.picture_chunk(stretch.picture).length
+
+    # ------------------------------------------------------------------------------ replies
+
+    def get_stop_sequences(self) -> list[int] | list[str]:
+        """What ends an assistant's turn, for `SamplingParams.stop`."""
+        return list(self._stop_ids)
+
+    def open_reply(self) -> ReplyStream:
+        """A reply to be read as its tokens arrive: `feed` them, then `finish`."""
+        return ReplyStream(self.tokenizer, frozenset(self._stop_ids), self.make_reader())
+
+    def parse_response(self, tokens: Sequence[int]) -> ParsedResponse:
+        """Read sampled tokens, stop sequence included, as an assistant message.
+
+        One end of turn at the end is a stop sequence. None, or tokens after it, is malformed: what
+        came before is kept. The tokenizer's end of text in its place is `EOS`. A tool call that
+        cannot be read stands in `unparsed_tool_calls`.
+
+        Raises:
+            RendererError: More than one end of turn: these tokens are not one reply.
+        """
+        reply = self.open_reply()
+        reply.feed(tokens)
+        return reply.finish()[1]
+
+    def stream_parse(self, tokens: Iterable[int]) -> Iterator[Delta | ParsedResponse]:
+        """Read a reply as it arrives: deltas, then the same `ParsedResponse` as `parse_response`.
+
+        Raises:
+            RendererError: More than one end of turn: these tokens are not one reply.
+        """
+        reply = self.open_reply()
+        for token in tokens:
+            yield from reply.feed([token])
+        last, parsed = reply.finish()
+        yield from last
+        yield parsed
+
+
+RendererFactory = Callable[..., Renderer]

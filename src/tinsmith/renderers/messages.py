@@ -1,13 +1,13 @@
-"""The vocabulary of chat: messages, which of them are trained, and how a reply ended.
+"""The vocabulary of chat: what users write, and what a renderer gives back.
 
-`Message` is what users write; `RenderedMessage` is what a renderer makes of one; `TrainOnWhat`
-names the messages whose outputs carry loss weight; `ParseTermination` says how a reply ended.
+`Message` is one message of a conversation, in OpenAI's form with typed parts; `ToolSpec` declares a
+function; `TrainOnWhat` names the messages whose outputs carry loss weight; `ParseTermination` says
+how a reply ended.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Literal, NamedTuple, NotRequired, Required, TypedDict
 
@@ -18,7 +18,7 @@ from tinsmith.core.errors import UserError
 from tinsmith.types import EncodedTextChunk, ModelInput
 
 ROLES = ("system", "user", "assistant")
-"""Roles that the text formats of this package can express."""
+"""Roles that every format can express."""
 
 
 class TextPart(TypedDict):
@@ -28,15 +28,80 @@ class TextPart(TypedDict):
     text: str
 
 
+class ThinkingPart(TypedDict):
+    """What the assistant thought before its text; formats without thinking refuse it."""
+
+    type: Literal["thinking"]
+    thinking: str
+
+
+class ImagePart(TypedDict):
+    """An image: the bytes of a PNG or JPEG file, a `data:` address, a path, or a PIL image."""
+
+    type: Literal["image"]
+    image: Any
+
+
+ContentPart = TextPart | ThinkingPart | ImagePart
+
+
+class FunctionCall(TypedDict):
+    """A function's name and its arguments: a JSON object, or the text of one."""
+
+    name: str
+    arguments: str | Mapping[str, Any]
+
+
+class ToolCall(TypedDict, total=False):
+    """A call that the assistant makes, in OpenAI's form."""
+
+    function: Required[FunctionCall]
+    id: NotRequired[str | None]
+    type: NotRequired[Literal["function"]]
+
+
+class UnparsedToolCall(TypedDict):
+    """A call that could not be read: its text as it was produced, and why."""
+
+    raw_text: str
+    error: str
+
+
+class FunctionSpec(TypedDict, total=False):
+    """A function that may be called; `parameters` is a JSON schema."""
+
+    name: Required[str]
+    description: NotRequired[str]
+    parameters: NotRequired[Mapping[str, Any]]
+    strict: NotRequired[bool]
+
+
+class ToolSpec(TypedDict):
+    """A tool in OpenAI's form."""
+
+    type: Literal["function"]
+    function: FunctionSpec
+
+
 class Message(TypedDict, total=False):
     """One message of a conversation.
 
-    `trainable` belongs to `TrainOnWhat.CUSTOMIZED` alone. `weight` is 0 or 1, as in OpenAI's
-    files: 0 takes a message out of the loss that `TrainOnWhat` would have put in.
+    Thinking is a part of `content`, or stands in `reasoning_content` as in other software's files
+    (`thinking` and `reasoning` are read as the same). `content` may be None where `tool_calls` or
+    thinking stand instead. `name` is the function's in a tool result; elsewhere only formats with a
+    place for it write it. `trainable` belongs to `TrainOnWhat.CUSTOMIZED` alone. `weight` is 0 or
+    1, as in OpenAI's files: 0 takes a message out of the loss that `TrainOnWhat` would have put in.
     """
 
     role: Required[str]
-    content: Required[str | list[TextPart]]
+    content: Required[str | list[TextPart] | list[ContentPart] | None]
+    reasoning_content: NotRequired[str | None]
+    thinking: NotRequired[str | None]
+    reasoning: NotRequired[str | None]
+    tool_calls: NotRequired[Sequence[ToolCall] | None]
+    unparsed_tool_calls: NotRequired[Sequence[UnparsedToolCall] | None]
+    tool_call_id: NotRequired[str | None]
+    name: NotRequired[str | None]
     trainable: NotRequired[bool]
     weight: NotRequired[float]
 
@@ -98,22 +163,6 @@ class ParseTermination(StrEnum):
         return self is ParseTermination.STOP_SEQUENCE
 
 
-@dataclass(frozen=True)
-class RenderedMessage:
-    """One message as tokens, in three parts.
-
-    Attributes:
-        header: What a prompt forces before the message.
-        output: What the model has to produce for it, with the token that ends its turn.
-        stop_overlap: The part of the *next* turn that doubles as the stop sequence; it follows
-            the last message of a training example and nothing else.
-    """
-
-    header: tuple[int, ...]
-    output: tuple[int, ...]
-    stop_overlap: tuple[int, ...] = ()
-
-
 class SupervisedExample(NamedTuple):
     """Tokens and their loss weights, one weight a token, before the shift by one."""
 
@@ -133,72 +182,12 @@ def model_input_of(tokens: Sequence[int]) -> ModelInput:
     return ModelInput(chunks=[EncodedTextChunk(tokens=list(tokens))] if tokens else [])
 
 
-def content_text(message: Message, index: int | None = None) -> str:
-    """Text of a message; a list of text parts is joined without a separator.
-
-    Raises:
-        RendererError: The content is missing, or holds what text cannot express.
-    """
+def content_text(message: Message) -> str:
+    """The text that a message says aloud: its text parts joined, without thinking and calls."""
     content = message.get("content")
     if isinstance(content, str):
         return content
-    where = _place(index)
-    if not isinstance(content, list):
-        raise RendererError(
-            f"{where}content has type {type(content).__name__}: must be text or a list of text "
-            "parts",
-            field="content",
-            hint='write "" for an empty message',
-            message_index=index,
-        )
-    for part in content:
-        kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
-        if kind != "text" or not isinstance(part.get("text"), str):
-            raise RendererError(
-                f"{where}content part type={kind!r}: this format expresses text parts only",
-                field="content",
-                hint='use {"type": "text", "text": "..."}',
-                message_index=index,
-            )
-    return "".join(part["text"] for part in content)
-
-
-_INEXPRESSIBLE = (
-    "tool_calls",
-    "function_call",
-    "tool_call_id",
-    "unparsed_tool_calls",
-    "reasoning_content",
-    "thinking",
-    "reasoning",
-    "audio",
-    "images",
-)
-
-
-def check_text_message(message: Message, index: int | None, format_name: str) -> None:
-    """Refuse what a plain text format would have to drop.
-
-    Raises:
-        RendererError: Unknown role, or a field such as `tool_calls` that is not empty.
-    """
-    role = message.get("role")
-    if role not in ROLES:
-        raise RendererError(
-            f"{_place(index)}role={role!r}: {format_name} knows {', '.join(ROLES)}",
-            field="role",
-            hint="tool and developer messages need a format that has them",
-            message_index=index,
-        )
-    extra: Mapping[str, Any] = message
-    for key in _INEXPRESSIBLE:
-        if extra.get(key):
-            raise RendererError(
-                f"{_place(index)}{key} is set: {format_name} cannot express it",
-                field=key,
-                hint=f"remove {key}, or write its text into content",
-                message_index=index,
-            )
+    return "".join(str(part.get("text", "")) for part in content or () if part["type"] == "text")
 
 
 def trained_messages(messages: Sequence[Message], train_on_what: TrainOnWhat) -> list[bool]:
@@ -248,7 +237,3 @@ def _check_trainable_keys(messages: Sequence[Message], train_on_what: TrainOnWha
             hint=cure,
             message_index=index,
         )
-
-
-def _place(index: int | None) -> str:
-    return "" if index is None else f"message {index}: "

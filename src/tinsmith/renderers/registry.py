@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from tinsmith.core.errors import ConfigError, unknown_name
 from tinsmith.core.paths import BUNDLED_MODEL
-from tinsmith.renderers.base import Renderer
+from tinsmith.renderers import llama3, qwen3
+from tinsmith.renderers.base import Renderer, RendererFactory
 from tinsmith.renderers.chatml import ChatMLRenderer
-from tinsmith.renderers.messages import Message
+from tinsmith.renderers.probes import writes_template_of
 from tinsmith.renderers.role_colon import RoleColonRenderer
 from tinsmith.renderers.tokenizers import Tokenizer
 
-RendererFactory = Callable[[Any], Renderer]
-
+# In the order of recommendation: of two that write a model's template, the more able comes first.
 _BUILT_IN: dict[str, RendererFactory] = {
-    ChatMLRenderer.name: ChatMLRenderer,
-    RoleColonRenderer.name: RoleColonRenderer,
+    **qwen3.RENDERERS,
+    **llama3.RENDERERS,
+    "chatml": ChatMLRenderer,
+    "role_colon": RoleColonRenderer,
 }
 _registered: dict[str, RendererFactory] = {}
 
 
 def register_renderer(name: str, factory: RendererFactory) -> None:
-    """Make a renderer available by name; it takes precedence over a built-in one."""
+    """Make a renderer available by name; it takes precedence over a built-in one.
+
+    The factory is called with a tokenizer and the options that `get_renderer` was given.
+    """
     _registered[name] = factory
 
 
@@ -37,23 +41,31 @@ def list_renderers() -> list[str]:
     return sorted({*_BUILT_IN, *_registered})
 
 
-def get_renderer(name: str, tokenizer: Tokenizer) -> Renderer:
+def get_renderer(name: str, tokenizer: Tokenizer, **options: Any) -> Renderer:
     """The renderer of that name over a tokenizer.
+
+    Args:
+        name: A name of `list_renderers()`.
+        tokenizer: The model's tokenizer.
+        options: Of the format, such as `special_text` or Llama's `date`.
 
     Raises:
         UnknownNameError: No such renderer; the message offers the nearest name.
+        UserError: The tokenizer lacks a control token of the format.
     """
-    factory = _registered.get(name) or _BUILT_IN.get(name)
-    if factory is None:
+    if name in _registered:
+        return _registered[name](tokenizer, **options)
+    if name not in _BUILT_IN:
         raise unknown_name("renderer", name, list_renderers(), field="renderer")
-    return factory(tokenizer)
+    return _BUILT_IN[name](tokenizer, name=name, **options)
 
 
 def recommended_renderer(model: str, tokenizer: Any) -> str:
     """Name of the renderer that fits a model.
 
-    A model with a chat template gets the renderer whose prompt equals that template on a probe
-    conversation; a model without one is a base model and gets `role_colon`.
+    A model with a chat template gets the first renderer that writes what the template writes, on
+    conversations with everything that the renderer can express; a model without one is a base
+    model and gets `role_colon`.
 
     Raises:
         ConfigError: The model has a template that no renderer here writes.
@@ -62,27 +74,11 @@ def recommended_renderer(model: str, tokenizer: Any) -> str:
         return ChatMLRenderer.name
     if not getattr(tokenizer, "chat_template", None):
         return RoleColonRenderer.name
-    if _writes_chatml(tokenizer):
-        return ChatMLRenderer.name
+    for name, factory in {**_registered, **_BUILT_IN}.items():
+        if name != RoleColonRenderer.name and writes_template_of(tokenizer, factory):
+            return name
     raise ConfigError(
         f"model={model!r}: no renderer here writes its chat template",
         field="renderer",
         hint=f"choose one yourself, renderer= {' or '.join(list_renderers())}",
     )
-
-
-_PROBE: list[Message] = [
-    {"role": "user", "content": "Is this plain ChatML?"},
-    {"role": "assistant", "content": "It looks so."},
-    {"role": "user", "content": "Sure?"},
-]
-
-
-def _writes_chatml(tokenizer: Any) -> bool:
-    added = tokenizer.get_added_vocab()
-    if "<|im_start|>" not in added or "<|im_end|>" not in added:
-        return False
-    expected = tokenizer.apply_chat_template(
-        _PROBE, add_generation_prompt=True, tokenize=True, return_dict=False
-    )
-    return ChatMLRenderer(tokenizer).build_generation_prompt(_PROBE).to_ints() == list(expected)

@@ -1,14 +1,11 @@
-"""Tokenizers: loaded once a process, and text encoding that keeps control tokens out of text.
-
-`get_tokenizer` loads by name or directory; `TextEncoder` encodes pieces of a chat format.
-"""
+"""Tokenizers, loaded once a process. Main name: `get_tokenizer`."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from tinsmith.core.errors import UserError, missing_extra, unknown_name
 from tinsmith.core.paths import BUNDLED_MODEL, bundled_model_dir
@@ -124,73 +121,3 @@ def token_id(tokenizer: Tokenizer, token: str, *, renderer: str) -> int:
             hint="this model has another chat format; role_colon works with any tokenizer",
         )
     return found
-
-
-class TextEncoder:
-    """Encodes text that is part of a chat format.
-
-    Args:
-        tokenizer: A Hugging Face tokenizer.
-        special_text: What text that spells a control token becomes: `text` (its letters) or
-            `control` (the token itself).
-    """
-
-    def __init__(self, tokenizer: Tokenizer, *, special_text: Literal["text", "control"]) -> None:
-        self._tokenizer = tokenizer
-        self._spellings = _control_spellings(tokenizer) if special_text == "text" else ()
-        self._headers: dict[str, list[int]] = {}
-        self._literal: Any = None
-        self._lock = threading.Lock()
-
-    def encode(self, text: str) -> list[int]:
-        """Tokens of `text` without the tokenizer's own beginning and end tokens."""
-        if not text:
-            return []
-        if any(spelling in text for spelling in self._spellings):
-            return self._encode_literally(text)
-        # Not verbose: whether a text is too long is for others to say, with its file and line.
-        return self._tokenizer.encode(text, add_special_tokens=False, verbose=False)
-
-    def encode_split(self, header: str, body: str) -> tuple[list[int], list[int]]:
-        """Tokens of `header + body`, split after the last token that holds a piece of `header`."""
-        alone = self._headers.get(header)
-        if alone is None:  # a handful of role lines, met again in every message
-            alone = self._headers[header] = self.encode(header)
-        if not body:
-            return list(alone), []
-        joint = self.encode(header + body)
-        cut = len(alone)
-        if joint[:cut] != alone:
-            cut = next(
-                n
-                for n in range(1, len(joint) + 1)
-                if len(decode_exactly(self._tokenizer, joint[:n])) >= len(header)
-            )
-        return joint[:cut], joint[cut:]
-
-    def _encode_literally(self, text: str) -> list[int]:
-        with self._lock:
-            if self._literal is None:
-                self._literal = _literal_twin(self._tokenizer)
-        return self._literal(text)
-
-
-def _control_spellings(tokenizer: Any) -> tuple[str, ...]:
-    added = getattr(tokenizer, "added_tokens_decoder", {})
-    return tuple(str(token.content) for token in added.values() if token.special)
-
-
-def _literal_twin(tokenizer: Any) -> Any:
-    """An encoder that never makes a control token.
-
-    Fast tokenizers hold the switch as state, so the original, which others share, stays untouched
-    and a copy of its backend is switched.
-    """
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:
-        return lambda text: tokenizer.encode(
-            text, add_special_tokens=False, split_special_tokens=True
-        )
-    twin = type(backend).from_str(backend.to_str())
-    twin.encode_special_tokens = True
-    return lambda text: twin.encode(text, add_special_tokens=False).ids

@@ -93,22 +93,21 @@ class ArchiveLinks:
         self._secret = secrets.token_bytes(32)
         self._life_s = life_s
 
-    def make(self, tinker_path: str) -> tuple[str, float]:
-        """The query of a link to a checkpoint, and when it expires."""
+    def make(self, tinker_path: str, file: str = "") -> tuple[str, float]:
+        """The query of a link to a checkpoint or to one file of it, and when it expires."""
         expires_at = int(time.time() + self._life_s)
-        signature = self._sign(tinker_path, expires_at)
-        return f"path={quote(tinker_path, safe='')}&expires={expires_at}&signature={signature}", (
-            expires_at
-        )
+        signature = self._sign(tinker_path, file, expires_at)
+        query = f"path={quote(tinker_path, safe='')}&expires={expires_at}&signature={signature}"
+        return f"{query}&file={quote(file, safe='')}" if file else query, expires_at
 
-    def check(self, tinker_path: str, expires: int, signature: str) -> None:
-        """Raises unless the link was made here and still holds.
+    def check(self, tinker_path: str, expires: int, signature: str, file: str = "") -> None:
+        """Raises unless the link was made here, for this checkpoint and file, and still holds.
 
         Raises:
             RequestError: it was not made here.
             GoneError: it expired.
         """
-        expected = self._sign(tinker_path, expires)
+        expected = self._sign(tinker_path, file, expires)
         if not hmac.compare_digest(expected.encode(), signature.encode()):
             raise RequestError(
                 "signature: does not belong to this link",
@@ -122,6 +121,6 @@ class ArchiveLinks:
                 hint="ask for the archive again",
             )
 
-    def _sign(self, tinker_path: str, expires: int) -> str:
-        text = f"{expires} {tinker_path}".encode()
+    def _sign(self, tinker_path: str, file: str, expires: int) -> str:
+        text = f"{expires} {quote(tinker_path)} {quote(file)}".encode()
         return hmac.new(self._secret, text, hashlib.sha256).hexdigest()

@@ -1,8 +1,9 @@
 """Checkpoints on disk: `tinker://` paths to directories, and the facts kept beside the weights.
 
-`<root>/<run>/weights/<name>/` holds training state, `<root>/<run>/sampler_weights/<name>/` a PEFT
-adapter; each has a `checkpoint.json`, written last, without which a directory is no checkpoint.
-Everything is resolved from disk, so checkpoints outlive the process that wrote them.
+`<root>/<run>/weights/<name>/` holds training state, `sampler_weights/<name>/` a PEFT adapter, and
+`external_weights/<name>/` one that was exported; each has a `checkpoint.json`, written last,
+without which a directory is no checkpoint. Everything is resolved from disk, so checkpoints outlive
+the process that wrote them.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 from urllib.parse import quote
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -28,7 +29,12 @@ RECORD_FILE = "checkpoint.json"
 SCHEME = "tinker://"
 MAX_NAME_BYTES = 180
 
-CheckpointKind = Literal["weights", "sampler_weights"]
+CheckpointKind = Literal["weights", "sampler_weights", "external_weights"]
+MADE_BY: dict[CheckpointKind, str] = {
+    "weights": "save_weights",
+    "sampler_weights": "save_weights_for_sampler",
+    "external_weights": "save_weights_external",
+}
 
 
 class CheckpointRecord(BaseModel):
@@ -79,8 +85,8 @@ class CheckpointPath:
     def from_text(cls, text: str) -> CheckpointPath:
         """Takes a path apart that the service itself has made."""
         run_id, kind, name = text.removeprefix(SCHEME).split("/")
-        assert kind in ("weights", "sampler_weights")
-        return cls(run_id, kind, name)
+        assert kind in MADE_BY
+        return cls(run_id, cast("CheckpointKind", kind), name)
 
     def __str__(self) -> str:
         return f"{SCHEME}{self.run_id}/{self.kind}/{self.name}"
@@ -101,7 +107,7 @@ def parse_checkpoint_path(text: str, *, field: str, kind: CheckpointKind) -> Che
         )
     run_id, found, name = parts
     if found != kind:
-        other = "save_weights" if kind == "weights" else "save_weights_for_sampler"
+        other = MADE_BY[kind]
         raise RequestError(
             f"{field}={text!r}: is of kind {found!r}, must be {kind!r}",
             field=field,
@@ -111,13 +117,15 @@ def parse_checkpoint_path(text: str, *, field: str, kind: CheckpointKind) -> Che
 
 
 def parse_any_checkpoint_path(text: str, *, field: str) -> CheckpointPath:
-    """Splits a `tinker://` path of either kind.
+    """Splits a `tinker://` path of any kind.
 
     Raises:
         RequestError: naming `field`, when the path is malformed.
     """
-    is_sampler = "sampler_weights" in text.removeprefix(SCHEME).split("/")[1:2]
-    kind: CheckpointKind = "sampler_weights" if is_sampler else "weights"
+    kind: CheckpointKind = "weights"
+    for known in MADE_BY:
+        if known in text.removeprefix(SCHEME).split("/")[1:2]:
+            kind = known
     return parse_checkpoint_path(text, field=field, kind=kind)
 
 
@@ -151,6 +159,13 @@ class CheckpointStore:
     def size_bytes(self, path: CheckpointPath) -> int:
         """Bytes of an existing checkpoint's files."""
         return _size_bytes(self.directory(path))
+
+    def files(self, path: CheckpointPath) -> list[str]:
+        """A checkpoint's own files, relative to it; its record is the service's."""
+        directory = self.directory(path)
+        found = [file for file in directory.rglob("*") if file.is_file()]
+        names = sorted(file.relative_to(directory).as_posix() for file in found)
+        return [name for name in names if name != RECORD_FILE]
 
     def set_expiry(self, path: CheckpointPath, expires_at: float | None) -> None:
         """Changes the expiry in a checkpoint's record, which outlives the database."""

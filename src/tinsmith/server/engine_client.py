@@ -18,7 +18,7 @@ from multiprocessing.connection import Connection
 
 from tinsmith.core import environment
 from tinsmith.core.errors import EngineDiedError, TinsmithError
-from tinsmith.engine.jobs import BaseModelInfo, SampleJob, SampleResult
+from tinsmith.engine.jobs import BaseModelInfo, SampledToken, SampleJob, SampleResult
 from tinsmith.server.messages import (
     Call,
     CancelSample,
@@ -36,6 +36,7 @@ logger = logging.getLogger(__name__)
 
 OnReply = Callable[[object], None]
 OnSample = Callable[[SampleResult], None]
+OnToken = Callable[[SampledToken], None]
 
 
 class EngineClient:
@@ -60,7 +61,7 @@ class EngineClient:
         self._loop = asyncio.get_running_loop()
         self._outbox: queue.SimpleQueue[object] = queue.SimpleQueue()
         self._calls: dict[int, OnReply] = {}
-        self._samples: dict[str, OnSample] = {}
+        self._samples: dict[str, tuple[OnSample, OnToken | None]] = {}
         self._num_calls = 0
         self._exited = asyncio.Event()
         self._connection, self._process = _start_process()
@@ -87,20 +88,20 @@ class EngineClient:
         self._calls[self._num_calls] = on_reply
         self._outbox.put(Call(self._num_calls, command))
 
-    def sample(self, job: SampleJob, on_result: OnSample) -> None:
-        """Submits a sample; `on_result` gets its response or error."""
+    def sample(self, job: SampleJob, on_result: OnSample, on_token: OnToken | None = None) -> None:
+        """Submits a sample; `on_result` gets its response or error, `on_token` what streams."""
         if self.failure is not None:
             self._loop.call_soon(on_result, SampleResult(job.job_id, error=self.failure))
             return
-        self._samples[job.job_id] = on_result
+        self._samples[job.job_id] = (on_result, on_token)
         self._outbox.put(job)
 
     def cancel_sample(self, job_id: str, error: TinsmithError) -> None:
         """Takes a sample back; its `on_result` gets the error."""
-        on_result = self._samples.pop(job_id, None)
-        if on_result is not None:
+        sample = self._samples.pop(job_id, None)
+        if sample is not None:
             self._outbox.put(CancelSample(job_id))
-            on_result(SampleResult(job_id, error=error))
+            sample[0](SampleResult(job_id, error=error))
 
     async def stop(self, grace_s: float) -> None:
         """Lets the calls already sent finish for up to `grace_s` seconds, then ends the process."""
@@ -145,10 +146,8 @@ class EngineClient:
             case Reply(call_id, result):
                 self._calls.pop(call_id)(result)
             case list():
-                for result in message:
-                    on_result = self._samples.pop(result.job_id, None)
-                    if on_result is not None:  # else it was cancelled meanwhile
-                        on_result(result)
+                for answer in message:
+                    self._receive_sampled(answer)
             case Ready(info):
                 self.info = info
                 self._on_ready(info)
@@ -156,6 +155,17 @@ class EngineClient:
                 self.failure = error
             case _:
                 raise TypeError(f"unexpected message {type(message).__name__}")
+
+    def _receive_sampled(self, answer: SampledToken | SampleResult) -> None:
+        """Hands on a token or a result, unless the sample was cancelled meanwhile."""
+        if isinstance(answer, SampleResult):
+            sample = self._samples.pop(answer.job_id, None)
+            if sample is not None:
+                sample[0](answer)
+            return
+        sample = self._samples.get(answer.job_id)
+        if sample is not None and sample[1] is not None:
+            sample[1](answer)
 
     def _finish(self, return_code: int) -> None:
         failure = self.failure or EngineDiedError(
@@ -169,7 +179,7 @@ class EngineClient:
         self._on_exit(failure)
         for on_reply in calls.values():
             on_reply(failure)
-        for job_id, on_result in samples.items():
+        for job_id, (on_result, _) in samples.items():
             on_result(SampleResult(job_id, error=failure))
         self._exited.set()
 

@@ -29,6 +29,7 @@ from tinsmith.core.jsonio import dumps
 from tinsmith.core.paths import atomic_directory
 from tinsmith.engine.jobs import SampleJob, SampleResult
 from tinsmith.server.checkpoints import RECORD_FILE
+from tinsmith.server.encryption import encrypt_files
 from tinsmith.server.messages import (
     Call,
     CancelSample,
@@ -42,6 +43,7 @@ from tinsmith.server.messages import (
     Reply,
     RunForwardBackward,
     RunOptimStep,
+    SaveExternal,
     SaveSamplerWeights,
     SaveState,
     StartFailed,
@@ -141,9 +143,10 @@ class EngineLoop:
             results = self._engine.sampler.step()
         except Exception as exc:  # noqa: BLE001 - request boundary: the jobs' futures report it
             results = self._abandon_samples(_as_error(exc, "sample"))
-        if results:
-            self._sampling.difference_update(result.job_id for result in results)
-            self._send(results)
+        self._sampling.difference_update(result.job_id for result in results)
+        answers = [*self._engine.sampler.take_tokens(), *results]
+        if answers:
+            self._send(answers)
 
     def _abandon_samples(self, error: TinsmithError) -> list[SampleResult]:
         """Fails every running sample: which of them broke the step is unknown."""
@@ -175,6 +178,8 @@ def execute(engine: Engine, command: Command) -> object:
             return _save_state(engine, command)
         case SaveSamplerWeights():
             return _save_sampler_weights(engine, command)
+        case SaveExternal():
+            return _save_external(engine, command)
         case LoadState():
             return _load_state(engine, command)
         case TakeSnapshot(adapter_id):
@@ -213,6 +218,14 @@ def _save_sampler_weights(engine: Engine, command: SaveSamplerWeights) -> str:
         record = {**command.record, "snapshot_id": snapshot_id}
         (staging / RECORD_FILE).write_text(dumps(record), encoding="utf-8")
     return snapshot_id
+
+
+def _save_external(engine: Engine, command: SaveExternal) -> None:
+    with _new_checkpoint(command.directory, overwrite=False) as staging:
+        engine.export_adapter(command.adapter_id, staging)
+        if command.recipients is not None:
+            encrypt_files(staging, command.recipients)
+        (staging / RECORD_FILE).write_text(dumps(dict(command.record)), encoding="utf-8")
 
 
 @contextmanager

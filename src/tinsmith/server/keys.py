@@ -19,6 +19,7 @@ from sqlalchemy.engine import Connection
 from tinsmith.server.access import current_key_id
 from tinsmith.server.errors import ForbiddenError, MissingError, RequestError
 from tinsmith.server.metadata import MetadataStore
+from tinsmith.server.metadata.listings import Viewer
 from tinsmith.server.metadata.tables import api_keys
 
 PREFIX = "tml-"
@@ -63,6 +64,28 @@ class KeyRegistry:
             return True, None
         key_id = self._living.get(_hash(key))
         return key_id is not None, key_id
+
+    def viewer_by(self, token: str, *, field: str) -> Viewer:
+        """Who sees what the owner of a key sees, published things of others not among it.
+
+        Raises:
+            RequestError: the service has no keys at all.
+            ForbiddenError: it is no living key.
+        """
+        if self.is_open:
+            raise RequestError(
+                f"{field}: this service asks for no keys, and everything is open to everyone",
+                field=field,
+                hint=f"leave {field} out",
+            )
+        is_good, key_id = self.check(token.encode())
+        if not is_good:
+            raise ForbiddenError(
+                f"{field}: is no key of this service, or was revoked",
+                field=field,
+                hint="ask the checkpoint's owner for one, or to publish the checkpoint",
+            )
+        return Viewer(key_id, is_wide=False)
 
     async def create(self, name: str, note: str) -> tuple[KeyRecord, str]:
         """Makes a key; returns its record and the key, which is told this once.

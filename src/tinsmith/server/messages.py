@@ -1,9 +1,10 @@
 """What travels between the API process and an engine process: plain data, pickled.
 
 To the engine: `EngineSettings` first, then `Call` (one command, answered by one `Reply` with the
-same number, in order), `SampleJob` (answered by a `SampleResult` when it is done), `CancelSample`
-and `Stop`.
-From the engine: `Ready` or `StartFailed`, then `Reply` and lists of `SampleResult`.
+same number, in order), `SampleJob` (answered by a `SampleResult` when it is done, and before that
+by each `SampledToken` if it streams), `CancelSample` and `Stop`.
+From the engine: `Ready` or `StartFailed`, then `Reply` and lists of `SampledToken` and
+`SampleResult`, tokens first.
 """
 
 from __future__ import annotations
@@ -89,6 +90,16 @@ class SaveSamplerWeights:
 
 
 @dataclass(frozen=True, slots=True)
+class SaveExternal:
+    """Writes a PEFT adapter for use elsewhere, encrypted if there are keys; answered by None."""
+
+    adapter_id: str
+    directory: Path
+    record: Mapping[str, object]
+    recipients: Sequence[str] | None
+
+
+@dataclass(frozen=True, slots=True)
 class TakeSnapshot:
     """Keeps the adapter's present weights in memory; answered by the snapshot id."""
 
@@ -124,6 +135,7 @@ Command = (
     | SaveState
     | LoadState
     | SaveSamplerWeights
+    | SaveExternal
     | TakeSnapshot
     | LoadSnapshot
     | ReleaseSnapshot

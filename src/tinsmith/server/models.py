@@ -6,7 +6,7 @@ request refused after its model and sequence number are known uses the number up
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 
 from tinsmith.algorithms.loss_graph import LossGraph
@@ -25,6 +25,7 @@ from tinsmith.server.checkpoints import (
 )
 from tinsmith.server.custom_losses import CustomLossRegistry
 from tinsmith.server.dispatcher import Work
+from tinsmith.server.encryption import check_recipients
 from tinsmith.server.engines import EnginePool
 from tinsmith.server.errors import RequestError
 from tinsmith.server.futures import PROTOBUF_TYPE, FutureStore, Outcome
@@ -34,7 +35,6 @@ from tinsmith.server.store import MemoryStore, ModelRecord, SamplerRecord
 from tinsmith.server.validation import (
     check_lora_config,
     check_training_request,
-    unsupported_field,
 )
 from tinsmith.types import (
     CreateModelRequest,
@@ -42,6 +42,7 @@ from tinsmith.types import (
     LoadWeightsRequest,
     LoraConfig,
     OptimStepResponse,
+    SaveWeightsExternalRequest,
     SaveWeightsForSamplerRequest,
     SaveWeightsRequest,
 )
@@ -249,12 +250,19 @@ class ModelRegistry:
         return self._submit(body.model_id, body.seq_id, make, digest=digest)
 
     def save_weights_for_sampler(self, body: SaveWeightsForSamplerRequest, *, digest: str) -> str:
-        """Writes sampler weights, or takes a snapshot and opens a sampling session on it."""
+        """Writes sampler weights, or takes a snapshot and opens a sampling session on it.
+
+        Kind "inflight" also moves the model's earlier sessions of that kind to the snapshot. A
+        sample has the weights of the moment it was accepted, to its end.
+        """
 
         def make(model: ModelRecord) -> Work:
-            if body.kind != "snapshot":
+            if body.kind != "snapshot" and body.path is not None:
                 raise RequestError(
-                    f"kind={body.kind!r}: must be 'snapshot'", field="kind", hint="leave kind out"
+                    f"kind={body.kind!r}: must be 'snapshot' where the save has a path, since a "
+                    "checkpoint never changes",
+                    field="kind",
+                    hint="leave kind out, or save without a path",
                 )
             check_ttl(body.ttl_seconds)
             if (body.path is None) == (body.sampling_session_seq_id is None):
@@ -270,8 +278,34 @@ class ModelRegistry:
                         field=name,
                         hint="give the save a name in path",
                     )
-            assert body.sampling_session_seq_id is not None
-            return self._nameless_sampler_save(model, body.sampling_session_seq_id, digest)
+            return self._nameless_sampler_save(model, body, digest)
+
+        return self._submit(body.model_id, body.seq_id, make, digest=digest)
+
+    def save_weights_external(self, body: SaveWeightsExternalRequest, *, digest: str) -> str:
+        """Writes the adapter in the Hugging Face layout, to be fetched file by file."""
+
+        def make(model: ModelRecord) -> Work:
+            check_ttl(body.ttl_seconds)
+            check_recipients(body.age_encryption_recipients)
+            path = CheckpointPath(
+                model.model_id, "external_weights", check_name(body.path, field="path")
+            )
+            record = _checkpoint_record(model, path, body)
+            command = messages.SaveExternal(
+                model.model_id,
+                self._checkpoints.directory(path),
+                _dumped(record),
+                body.age_encryption_recipients,
+            )
+
+            def encode(_: object) -> Outcome:
+                size_bytes = self._checkpoints.size_bytes(path)
+                self._store.add_checkpoint(record.row(size_bytes))
+                answer = {"type": "save_weights_external", "path": str(path)}
+                return _json({**answer, "size_bytes": size_bytes})
+
+            return Work("control", command, encode)
 
         return self._submit(body.model_id, body.seq_id, make, digest=digest)
 
@@ -407,8 +441,6 @@ class ModelRegistry:
         return request_id
 
     def _checkpoint(self, body: LoadWeightsRequest) -> tuple[CheckpointPath, CheckpointRecord]:
-        if body.weights_access_token is not None:
-            raise unsupported_field("weights_access_token", "...")
         path = parse_checkpoint_path(body.path, field="path", kind="weights")
         return path, self._checkpoints.read(path, field="path")
 
@@ -428,7 +460,11 @@ class ModelRegistry:
 
         return Work("control", command, encode)
 
-    def _nameless_sampler_save(self, model: ModelRecord, number: int, digest: str) -> Work:
+    def _nameless_sampler_save(
+        self, model: ModelRecord, body: SaveWeightsForSamplerRequest, digest: str
+    ) -> Work:
+        number = body.sampling_session_seq_id
+        assert number is not None
         self._store.reserve(model.session_id, "sampling_session_seq_id", number, digest=digest)
         sampler_id = f"{model.session_id}:sample:{number}"
         answer = {"type": "save_weights_for_sampler", "sampling_session_id": sampler_id}
@@ -441,8 +477,12 @@ class ModelRegistry:
                 model.base_model,
                 snapshot_id=str(snapshot_id),
                 unit=model.unit,
+                inflight_model_id=model.model_id if body.kind == "inflight" else None,
             )
             self._store.add_sampler(record)
+            if body.kind == "inflight":
+                for old_id in self._store.move_inflight(model.model_id, str(snapshot_id)):
+                    model.unit.snapshots.drop(old_id)
             return _json(answer)
 
         return Work("control", messages.TakeSnapshot(model.model_id), encode)
@@ -455,7 +495,7 @@ def _model_id(session_id: str, number: int) -> str:
 def _checkpoint_record(
     model: ModelRecord,
     path: CheckpointPath,
-    body: SaveWeightsRequest | SaveWeightsForSamplerRequest,
+    body: SaveWeightsRequest | SaveWeightsForSamplerRequest | SaveWeightsExternalRequest,
 ) -> CheckpointRecord:
     return CheckpointRecord(
         path=str(path),
@@ -463,7 +503,7 @@ def _checkpoint_record(
         base_model=model.base_model,
         lora_config=model.lora_config,
         created_at=datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
-        user_metadata=body.user_metadata,
+        user_metadata=getattr(body, "user_metadata", None),
         key_id=model.key_id,
         expires_at=expiry_of(body.ttl_seconds),
     )
@@ -488,5 +528,5 @@ def finite(metrics: dict[str, float]) -> dict[str, float]:
     return {name: value for name, value in metrics.items() if abs(value) < float("inf")}
 
 
-def _json(value: dict[str, object] | dict[str, str]) -> Outcome:
-    return Outcome.from_json(value)
+def _json(value: Mapping[str, object]) -> Outcome:
+    return Outcome.from_json(dict(value))

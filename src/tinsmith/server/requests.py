@@ -148,6 +148,8 @@ class ArchiveQuery(RequestModel):
     path: str
     expires: int
     signature: str
+    file: str = ""
+    """One file of the checkpoint; by default the tar of them all."""
 
 
 class UsageQuery(RequestModel):

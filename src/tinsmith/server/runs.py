@@ -37,7 +37,11 @@ from tinsmith.types import (
 OPERATOR = "operator"
 """Owner of what was made without an API key of one's own."""
 
-_TYPES: dict[str, CheckpointType] = {"weights": "training", "sampler_weights": "sampler"}
+_TYPES: dict[str, CheckpointType] = {
+    "weights": "training",
+    "sampler_weights": "sampler",
+    "external_weights": "external",
+}
 
 
 class RunCatalog:

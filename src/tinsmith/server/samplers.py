@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from dataclasses import replace
 
-from tinsmith.core.errors import TinsmithError, UserError
-from tinsmith.engine.jobs import SampleJob, SampleResult
+from tinsmith.core.errors import ServerError, TinsmithError, UserError
+from tinsmith.engine.jobs import SampledToken, SampleJob, SampleResult
 from tinsmith.server.base_models import BaseModelCatalog
 from tinsmith.server.checkpoints import CheckpointStore, parse_checkpoint_path
 from tinsmith.server.completions import Completion, CompletionFeeds
@@ -13,9 +15,10 @@ from tinsmith.server.config import ServerLimits
 from tinsmith.server.engines import EnginePool, EngineUnit
 from tinsmith.server.errors import LostError, MissingError, OverloadedError, RequestError
 from tinsmith.server.futures import PROTOBUF_TYPE, FutureStore, Outcome
+from tinsmith.server.sample_streams import SampleStream
 from tinsmith.server.sessions import SessionRegistry
 from tinsmith.server.store import MemoryStore, SamplerRecord
-from tinsmith.server.validation import check_sample_request
+from tinsmith.server.validation import check_sample_request, check_stream_request
 from tinsmith.types import CreateSamplingSessionRequest, SampleRequest
 from tinsmith.types.codec import encode_sample_response
 
@@ -45,6 +48,7 @@ class SamplerRegistry:
         self._checkpoints = checkpoints
         self._limits = limits
         self._running: dict[str, EngineUnit] = {}
+        self._streams: set[SampleStream] = set()
         self._num_clones: dict[str, int] = {}
         self.completions = CompletionFeeds(limits.result_keep_s)
 
@@ -78,6 +82,52 @@ class SamplerRegistry:
 
     def sample(self, body: SampleRequest, *, digest: str) -> tuple[str, list[str]]:
         """Accepts a sample; returns (request id, one sequence id for each sample)."""
+        record = self._record(body)
+        key = None
+        if body.seq_id is not None:
+            key = (record.sampler_id, body.seq_id)
+            known = self._futures.find(key, digest)
+            if known is not None:
+                return known, _sequence_ids(known, body.num_samples)
+        unit = self._checked_unit(body, record)
+        request_id = self._futures.create(key=key, digest=digest, owner_id=record.sampler_id)
+        seq_id = body.seq_id or 0
+
+        def on_finish(result: SampleResult, size_bytes: int | None) -> None:
+            self.completions.add(record.sampler_id, seq_id, result.job_id, size_bytes)
+
+        self._start(_job(request_id, record, body), record, unit, on_finish)
+        return request_id, _sequence_ids(request_id, body.num_samples)
+
+    def stream(self, body: SampleRequest) -> SampleStream:
+        """Accepts a sample that is told token by token.
+
+        It is a request like any other: it can be cancelled, and its result fetched, by its id.
+        """
+        check_stream_request(body)
+        record = self._record(body)
+        unit = self._checked_unit(body, record)
+        request_id = self._futures.create(owner_id=record.sampler_id)
+        sequence_ids = _sequence_ids(request_id, body.num_samples)
+        stream = SampleStream(request_id, sequence_ids, lambda: self._give_up(request_id, unit))
+        self._streams.add(stream)
+
+        def on_finish(result: SampleResult, _: int | None) -> None:
+            self._streams.discard(stream)
+            stream.finish(result.error)
+
+        job = replace(_job(request_id, record, body), stream=True)
+        self._start(job, record, unit, on_finish, stream.add)
+        return stream
+
+    def close_streams(self) -> None:
+        """Ends every stream, since the service stops."""
+        error = ServerError("the service is stopping", hint="sample again once it is back")
+        for stream in self._streams:
+            stream.finish(error)
+        self._streams.clear()
+
+    def _record(self, body: SampleRequest) -> SamplerRecord:
         if body.sampling_session_id is None:
             raise RequestError(
                 "sampling_session_id: missing",
@@ -86,12 +136,10 @@ class SamplerRegistry:
             )
         record = self._store.sampler(body.sampling_session_id)
         self._sessions.touch(record.session_id)
-        key = None
-        if body.seq_id is not None:
-            key = (record.sampler_id, body.seq_id)
-            known = self._futures.find(key, digest)
-            if known is not None:
-                return known, _sequence_ids(known, body.num_samples)
+        return record
+
+    def _checked_unit(self, body: SampleRequest, record: SamplerRecord) -> EngineUnit:
+        """The engine to sample on, once the request is known to be good."""
         unit = self._unit(record)
         check_sample_request(
             body, vocab_size=unit.vocab_size, max_context_length=unit.max_context_length
@@ -101,22 +149,7 @@ class SamplerRegistry:
                 f"{self._futures.num_pending} requests are pending",
                 hint="wait for results before submitting more",
             )
-        request_id = self._futures.create(key=key, digest=digest, owner_id=record.sampler_id)
-        job = SampleJob(
-            job_id=request_id,
-            snapshot_id=record.snapshot_id,
-            prompt=body.prompt.to_ints(),
-            num_samples=body.num_samples,
-            params=body.sampling_params,
-            prompt_logprobs=body.prompt_logprobs,
-            topk_prompt_logprobs=body.topk_prompt_logprobs,
-            topk_sample_logprobs=body.topk_sample_logprobs,
-            target_prompt_logprobs=body.target_prompt_logprobs,
-            prompt_alt_tokens_k=body.prompt_alt_tokens_k,
-            prompt_logprobs_last_n=body.prompt_logprobs_last_n,
-        )
-        self._start(job, record, unit, body.seq_id or 0)
-        return request_id, _sequence_ids(request_id, body.num_samples)
+        return unit
 
     def join(self, sampler_id: str) -> int:
         """Numbers one more client of a sampling session, never twice, also after a restart."""
@@ -142,6 +175,9 @@ class SamplerRegistry:
                 field="request_id",
                 hint="training requests run in their order; unload the model to drop them",
             )
+        self._give_up(request_id, unit)
+
+    def _give_up(self, request_id: str, unit: EngineUnit) -> None:
         error = UserError(f"request_id={request_id!r}: was cancelled", field="request_id")
         self._futures.fail(request_id, error)  # also where it still waits for its weights
         unit.client.cancel_sample(request_id, error)
@@ -229,14 +265,24 @@ class SamplerRegistry:
             )
         return record.unit
 
-    def _start(self, job: SampleJob, record: SamplerRecord, unit: EngineUnit, seq_id: int) -> None:
+    def _start(
+        self,
+        job: SampleJob,
+        record: SamplerRecord,
+        unit: EngineUnit,
+        on_finish: Callable[[SampleResult, int | None], None],
+        on_token: Callable[[SampledToken], None] | None = None,
+    ) -> None:
+        """Runs a job once its weights are there.
+
+        `on_finish` gets its result and the result's size in bytes, None for a failure.
+        """
         snapshot_id = record.snapshot_id
         self._running[job.job_id] = unit
 
         def finish(result: SampleResult) -> None:
             del self._running[job.job_id]
-            size_bytes = self._finish(result)
-            self.completions.add(record.sampler_id, seq_id, job.job_id, size_bytes)
+            on_finish(result, self._finish(result))
 
         def on_result(result: SampleResult) -> None:
             if snapshot_id is not None:
@@ -249,10 +295,10 @@ class SamplerRegistry:
             elif not self._futures.is_pending(job.job_id):  # cancelled meanwhile
                 on_result(SampleResult(job.job_id, error=CANCELLED))
             else:
-                unit.client.sample(job, on_result)
+                unit.client.sample(job, on_result, on_token)
 
         if snapshot_id is None:
-            unit.client.sample(job, on_result)
+            unit.client.sample(job, on_result, on_token)
         else:
             unit.snapshots.acquire(snapshot_id, record.directory, on_acquired)
 
@@ -265,6 +311,22 @@ class SamplerRegistry:
         assert result.error is not None
         self._futures.fail(result.job_id, result.error)
         return None
+
+
+def _job(request_id: str, record: SamplerRecord, body: SampleRequest) -> SampleJob:
+    return SampleJob(
+        job_id=request_id,
+        snapshot_id=record.snapshot_id,
+        prompt=body.prompt.to_ints(),
+        num_samples=body.num_samples,
+        params=body.sampling_params,
+        prompt_logprobs=body.prompt_logprobs,
+        topk_prompt_logprobs=body.topk_prompt_logprobs,
+        topk_sample_logprobs=body.topk_sample_logprobs,
+        target_prompt_logprobs=body.target_prompt_logprobs,
+        prompt_alt_tokens_k=body.prompt_alt_tokens_k,
+        prompt_logprobs_last_n=body.prompt_logprobs_last_n,
+    )
 
 
 def _sequence_ids(request_id: str, num_samples: int) -> list[str]:

@@ -13,10 +13,15 @@ from tinsmith.server.access import viewer_of
 from tinsmith.server.archives import ArchiveLinks
 from tinsmith.server.base_models import BaseModelCatalog
 from tinsmith.server.checkpoint_admin import CheckpointAdmin
-from tinsmith.server.checkpoints import CheckpointStore, parse_any_checkpoint_path
+from tinsmith.server.checkpoints import (
+    CheckpointPath,
+    CheckpointStore,
+    parse_any_checkpoint_path,
+)
 from tinsmith.server.config import ServerConfig
 from tinsmith.server.custom_losses import CustomLossRegistry
 from tinsmith.server.engines import EnginePool
+from tinsmith.server.errors import ForbiddenError, MissingError
 from tinsmith.server.futures import FutureStore
 from tinsmith.server.keys import KeyRegistry
 from tinsmith.server.metadata import MetadataStore, database, queries
@@ -27,6 +32,9 @@ from tinsmith.server.runs import RunCatalog
 from tinsmith.server.samplers import SamplerRegistry
 from tinsmith.server.sessions import SessionRegistry
 from tinsmith.server.store import MemoryStore
+
+EXTENSIONS = ("stream_sample",)
+"""What lies under `ext/` for clients to look for; no client needs any of it."""
 
 
 class Service:
@@ -116,6 +124,7 @@ class Service:
         """Lets go of everyone who waits for a result."""
         self.futures.close()
         self.samplers.completions.close()
+        self.samplers.close_streams()
 
     async def _stop(self) -> None:
         self.store.is_closing = True
@@ -132,7 +141,7 @@ class Service:
             self.store.note_state(model_id, "lost")
 
     def capabilities(self) -> dict[str, object]:
-        """What the protocol tells about the base models."""
+        """What the protocol tells about the base models, and what is served beyond it."""
         contexts = {unit.facts.name: unit.max_context_length for unit in self.engines.units}
         return {
             "supported_models": [
@@ -143,7 +152,8 @@ class Service:
                     "sampleable": True,
                 }
                 for facts in self.catalog.offered
-            ]
+            ],
+            "extensions": list(EXTENSIONS),
         }
 
     def weights_info(self, tinker_path: str) -> dict[str, object]:
@@ -161,16 +171,35 @@ class Service:
             "optimizer_config": {"type": "adamw"},
         }
 
-    async def check_readable(self, tinker_path: str, *, field: str) -> None:
+    async def check_readable(
+        self, path: CheckpointPath, *, field: str, token: str | None = None
+    ) -> None:
         """Raises unless the request at hand may load a checkpoint.
+
+        Args:
+            path: of the checkpoint.
+            field: of the request that names it.
+            token: `weights_access_token`, a key of the account that owns the checkpoint.
 
         Raises:
             MissingError: there is none, or it is somebody else's and not published.
+            ForbiddenError: the token is not the owner's.
         """
         viewer = viewer_of("accessible")
-        if viewer.key_id is not None:
-            path = parse_any_checkpoint_path(tinker_path, field=field)
+        if token is not None:
+            viewer = self.keys.viewer_by(token, field="weights_access_token")
+        if viewer.key_id is None:
+            return
+        try:
             await self.checkpoint_admin.find(path, viewer, field=field)
+        except (MissingError, ForbiddenError) as error:
+            if token is None:
+                raise
+            raise ForbiddenError(
+                f"weights_access_token: is no key of the account that owns {str(path)!r}",
+                field="weights_access_token",
+                hint="ask the owner for one, or to publish the checkpoint",
+            ) from error
 
     def _end_session(self, session_id: str) -> None:
         self.models.end_session(session_id)

@@ -24,6 +24,8 @@ OnAcquired = Callable[[TinsmithError | None], None]
 class _Resident:
     directory: Path | None
     num_users: int = 0
+    is_dropped: bool = False
+    """It leaves with its last user."""
 
 
 class SnapshotCache:
@@ -42,6 +44,7 @@ class SnapshotCache:
         """Notes a snapshot that the engine now holds."""
         resident = self._resident.setdefault(snapshot_id, _Resident(directory))
         resident.directory = resident.directory or directory
+        resident.is_dropped = False
         self._resident.move_to_end(snapshot_id)
         self._trim()
 
@@ -53,6 +56,7 @@ class SnapshotCache:
         resident = self._resident.get(snapshot_id)
         if resident is not None:
             resident.num_users += 1
+            resident.is_dropped = False
             self._resident.move_to_end(snapshot_id)
             on_acquired(None)
         elif directory is None:
@@ -68,13 +72,19 @@ class SnapshotCache:
 
     def release(self, snapshot_id: str) -> None:
         """Undoes one `acquire`."""
-        self._resident[snapshot_id].num_users -= 1
+        resident = self._resident[snapshot_id]
+        resident.num_users -= 1
+        if resident.is_dropped and resident.num_users == 0:
+            self._evict(snapshot_id)
         self._trim()
 
     def drop(self, snapshot_id: str) -> None:
-        """Frees a snapshot that nobody will ask for again, unless a sample is using it."""
+        """Frees a snapshot that nobody will ask for again, at once or after its last sample."""
         resident = self._resident.get(snapshot_id)
-        if resident is not None and resident.num_users == 0:
+        if resident is None:
+            return
+        resident.is_dropped = True
+        if resident.num_users == 0:
             self._evict(snapshot_id)
 
     def _loaded(self, snapshot_id: str, directory: Path, answer: object) -> None:

@@ -56,7 +56,7 @@ class ModelRecord:
 
 @dataclass(slots=True)
 class SamplerRecord:
-    """One sampling session: a base model, or one immutable snapshot on it."""
+    """One sampling session: a base model, or one immutable snapshot on it at a time."""
 
     sampler_id: str
     session_id: str
@@ -66,6 +66,8 @@ class SamplerRecord:
     snapshot_id: str | None = None
     unit: EngineUnit | None = None
     """The engine whose memory holds a snapshot that is on no disk."""
+    inflight_model_id: str | None = None
+    """The model whose in-flight saves move the session to newer snapshots; None: it stays."""
 
     @property
     def is_lost(self) -> bool:
@@ -172,6 +174,18 @@ class MemoryStore:
             "created_at": time.time(),
         }
         self._writes.put("samplers", row)
+
+    def move_inflight(self, model_id: str, snapshot_id: str) -> set[str]:
+        """Moves the in-flight sampling sessions of a model to newer weights.
+
+        Returns:
+            Snapshots that no sampling session has any longer.
+        """
+        moved = [s for s in self.samplers.values() if s.inflight_model_id == model_id]
+        left = {s.snapshot_id for s in moved if s.snapshot_id is not None}
+        for sampler in moved:
+            sampler.snapshot_id = snapshot_id
+        return left - {s.snapshot_id for s in self.samplers.values()}
 
     def add_checkpoint(self, row: dict[str, object]) -> None:
         """Writes down a checkpoint that is complete on disk."""

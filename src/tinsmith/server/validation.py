@@ -198,6 +198,29 @@ def _check_sample_options(request: SampleRequest) -> None:
             raise unsupported_field(name, getattr(request, name))
 
 
+def check_stream_request(request: SampleRequest) -> None:
+    """Checks that a stream, which tells tokens and their logprobs, can tell all that is asked."""
+    if request.seq_id is not None:
+        raise RequestError(
+            f"seq_id={request.seq_id}: must be left out: a stream cannot be sent again",
+            field="seq_id",
+        )
+    for name in (
+        "prompt_logprobs",
+        "topk_prompt_logprobs",
+        "topk_sample_logprobs",
+        "target_prompt_logprobs",
+        "prompt_alt_tokens_k",
+        "prompt_logprobs_last_n",
+    ):
+        if getattr(request, name) not in (None, False, 0):
+            raise RequestError(
+                f"{name}: a stream tells tokens and their logprobs only",
+                field=name,
+                hint=f"leave {name} out, or use asample",
+            )
+
+
 def unsupported_field(name: str, value: object) -> RequestError:
     """The refusal of a field that the service does not honour."""
     return RequestError(

@@ -113,6 +113,8 @@ class GetServerCapabilitiesResponse(ResponseModel):
     """What a service offers."""
 
     supported_models: list[SupportedModel]
+    extensions: list[str] = []
+    """What the service does beyond the protocol, under `ext/`."""
 
 
 class SaveWeightsResponse(ResponseModel):

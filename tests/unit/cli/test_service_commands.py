@@ -13,10 +13,12 @@ import pytest
 from tests.unit.client.recording_server import RecordingServer, Reply, recording_server
 from tinsmith.cli import checkpoints_delete, main
 from tinsmith.cli.app import tinsmith
+from tinsmith.cli.auth import COMMANDS as AUTH_COMMANDS
 from tinsmith.cli.checkpoints import COMMANDS as CHECKPOINT_COMMANDS
 from tinsmith.cli.checkpoints import parse_duration_s
 from tinsmith.cli.checkpoints_delete import parse_date
 from tinsmith.cli.checkpoints_download import directory_name
+from tinsmith.cli.keys import COMMANDS as KEY_COMMANDS
 from tinsmith.cli.lazy import LazyGroup
 from tinsmith.cli.models import COMMANDS as MODEL_COMMANDS
 from tinsmith.cli.sessions import COMMANDS as SESSION_COMMANDS
@@ -26,6 +28,8 @@ GROUPS = {
     "models": MODEL_COMMANDS,
     "checkpoints": CHECKPOINT_COMMANDS,
     "sessions": SESSION_COMMANDS,
+    "auth": AUTH_COMMANDS,
+    "keys": KEY_COMMANDS,
 }
 RUN = "S:train:0"
 NOW = datetime.now(UTC)

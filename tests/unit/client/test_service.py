@@ -20,7 +20,7 @@ from tinsmith.client import (
     session,
 )
 from tinsmith.client.connection import ServiceConfig
-from tinsmith.core.errors import ConfigError, MissingExtraError, ServerError, UserError
+from tinsmith.core.errors import ConfigError, MissingExtraError, UserError
 from tinsmith.types import AdamOptimizerConfig, AdamParams
 
 
@@ -346,14 +346,6 @@ def test_an_answer_that_breaks_the_protocol_is_named(
     server.script("create_model", Reply(body={"request_id": 7}))
     with pytest.raises(APIResponseValidationError, match=r"create_model.*request_id"):
         service.create_lora_training_client("tinsmith/tiny").result(5)
-
-
-def test_a_service_that_wants_tokens_we_cannot_get_is_refused(server: RecordingServer) -> None:
-    server.config = {"pjwt_auth_enabled": True}
-    service = ServiceClient(base_url=server.url)
-    with pytest.raises(ServerError, match="pjwt_auth_enabled"):
-        service.get_server_capabilities().result(5)
-    service.close().result(5)
 
 
 def test_arguments_out_of_range_are_refused_by_name(service: ServiceClient) -> None:

@@ -5,6 +5,7 @@ import inspect
 import pytest
 
 from tinsmith.client import (
+    AdminClient,
     APIFuture,
     RestClient,
     RetryConfig,
@@ -51,6 +52,7 @@ SIGNATURES = {
         "sample": "prompt, num_samples, sampling_params, include_prompt_logprobs=False, "
         "topk_prompt_logprobs=0, topk_sample_logprobs=0, target_prompt_logprobs=None, "
         "prompt_alt_tokens_k=0, prompt_logprobs_last_n=None",
+        "stream": "prompt, sampling_params, num_samples=1",
         "compute_logprobs": "prompt, prompt_logprobs_last_n=None",
         "get_sampler_handle": "",
         "get_base_model": "",
@@ -82,6 +84,19 @@ SIGNATURES = {
         "assign_session_project": "session_id, project_id",
         "export_session_trace": "session_id",
         "get_sampler": "sampler_id",
+        "get_audit_log": "event_type='all', day=None",
+        "get_billing_usage": "starting_on, ending_before",
+        "get_current_checkpoint_storage_usage": "project_id=None",
+        "close": "",
+    },
+    AdminClient: {
+        "__init__": "*, base_url=None, api_key=None",
+        "get_audit_log": "event_type='all', day=None",
+        "get_billing_usage": "starting_on, ending_before",
+        "get_current_checkpoint_storage_usage": "project_id=None",
+        "create_key": "name, note=''",
+        "list_keys": "",
+        "revoke_key": "key_id",
         "close": "",
     },
     APIFuture: {
@@ -106,11 +121,12 @@ WITHOUT_TWIN = (
     "create_rest_client",
     "copy_weights",
     "get_sampler_handle",
+    "stream",
 )
 CASES = [(cls, name) for cls, methods in SIGNATURES.items() for name in methods]
 TWINS = [
     (cls, name)
-    for cls in (ServiceClient, TrainingClient, SamplingClient, RestClient)
+    for cls in (ServiceClient, TrainingClient, SamplingClient, RestClient, AdminClient)
     for name in SIGNATURES[cls]
     if name not in WITHOUT_TWIN
 ]
@@ -142,7 +158,9 @@ def test_an_async_twin_takes_the_same_arguments(cls: type, name: str) -> None:
     assert parameters(cls, f"{name}_async") == parameters(cls, name)
 
 
-@pytest.mark.parametrize("cls", [ServiceClient, TrainingClient, SamplingClient, RestClient])
+@pytest.mark.parametrize(
+    "cls", [ServiceClient, TrainingClient, SamplingClient, RestClient, AdminClient]
+)
 def test_every_public_method_is_pinned(cls: type) -> None:
     public = {
         name

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from hypothesis import strategies as st
 
-from tests.assets import asset
+from tests.assets import REPOSITORY
 from tinsmith.renderers import Message, get_tokenizer
 
 
@@ -49,7 +49,7 @@ def joining_tokenizer() -> Any:
 @pytest.fixture(scope="session")
 def qwen_tokenizer() -> Any:
     """A stand-in for Qwen's vocabulary, with its pre-tokenizer and normalizer."""
-    return get_tokenizer(str(asset("tokenizers", "standin", "qwen2-qwen3")))
+    return get_tokenizer(str(REPOSITORY / "tests" / "golden" / "tokenizers" / "qwen2-qwen3"))
 
 
 # Line breaks, blanks, several scripts, combining marks and emoji, often at the edges of a text.

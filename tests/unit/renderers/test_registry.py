@@ -66,7 +66,7 @@ def template(name: str) -> str:
 
 def test_the_template_decides_which_renderer_fits(qwen_tokenizer: Any) -> None:
     instruct = Templated(qwen_tokenizer, template("Qwen__Qwen3-4B-Instruct-2507.jinja"))
-    assert recommended_renderer("Qwen/Qwen3-4B-Instruct-2507", instruct) == "chatml"
+    assert recommended_renderer("Qwen/Qwen3-4B-Instruct-2507", instruct) == "qwen3_instruct"
     assert recommended_renderer("some/base-model", Templated(qwen_tokenizer, None)) == "role_colon"
     assert recommended_renderer("tinsmith/tiny", None) == "chatml"
 

@@ -8,7 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from tinsmith.core.errors import UserError
-from tinsmith.engine.jobs import ForwardBackwardJob, OptimStepJob, SampleJob, SampleResult
+from tinsmith.engine.jobs import (
+    ForwardBackwardJob,
+    OptimStepJob,
+    SampledToken,
+    SampleJob,
+    SampleResult,
+)
 from tinsmith.server.messages import Command
 from tinsmith.types import (
     ForwardBackwardOutput,
@@ -44,6 +50,7 @@ class FakeSampler:
         self.running: dict[str, int] = {}
         self.num_steps = 0
         self.breaks = False
+        self.told: list[SampledToken] = []
 
     @property
     def has_work(self) -> bool:
@@ -56,6 +63,10 @@ class FakeSampler:
 
     def cancel(self, job_id: str) -> None:
         self.running.pop(job_id, None)
+
+    def take_tokens(self) -> list[SampledToken]:
+        told, self.told = self.told, []
+        return told
 
     def step(self) -> list[SampleResult]:
         if self.breaks:

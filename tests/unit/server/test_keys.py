@@ -204,3 +204,50 @@ async def test_a_published_checkpoint_is_for_all_to_load_and_the_owners_to_chang
         assert len(mine) == 1
         everything = (await client.get("checkpoints", headers=OPERATOR)).json()
         assert everything["cursor"]["total_count"] == 3
+
+
+async def test_a_key_of_the_owner_opens_a_checkpoint_to_others(start_on: Start) -> None:
+    async with start_on(api_key="tml-operator") as (service, client):
+        ada_id, ada = await make_key(client, "Ada")
+        _, ben = await make_key(client, "Ben")
+        add_session(service, "s-1", at=1.0, key_id=ada_id)
+        run = "s-1:train:0"
+        add_run(service, run, key_id=ada_id)
+        add_checkpoint(service, run, "closed")
+        path = str(CheckpointPath(run, "weights", "closed"))
+        service.metadata.change("checkpoints", path, {"key_id": ada_id})
+        body = {"source_path": path, "destination_project_id": "p"}
+        header = "X-Tinker-Weights-Access-Token"
+
+        async def copy(token: str) -> httpx.Response:
+            return await client.post("copy_weights", json=body, headers={**ben, header: token})
+
+        for wrong in (ben["X-API-Key"], "tml-nonsense", ada["X-API-Key"][:-1]):
+            answer = await copy(wrong)
+            assert (answer.status_code, answer.json()["field"]) == (403, "weights_access_token")
+            assert wrong not in answer.text
+        copied = await copy(ada["X-API-Key"])
+        assert copied.status_code == 200
+        (mine,) = (await client.get("checkpoints", headers=ben)).json()["checkpoints"]
+        assert mine["tinker_path"] == copied.json()["tinker_path"]
+        session_id = await open_session(client, ben)
+        load = {"session_id": session_id, "model_seq_id": 0, "path": path, "optimizer": False}
+        refused = {**load, "weights_access_token": ben["X-API-Key"]}
+        answer = await client.post("load_weights", json=refused, headers=ben)
+        assert answer.status_code == 403
+        accepted = {**load, "weights_access_token": ada["X-API-Key"]}
+        answer = await client.post("load_weights", json=accepted, headers=ben)
+        assert answer.json()["model_id"] == f"{session_id}:train:0"
+        await client.delete(f"ext/keys/{ada_id}", headers=OPERATOR)
+        assert (await copy(ada["X-API-Key"])).status_code == 403  # a revoked key opens nothing
+
+
+async def test_where_everything_is_open_a_token_is_refused_and_not_ignored(start_on: Start) -> None:
+    async with start_on() as (service, client):
+        add_session(service, "s-1", at=1.0)
+        add_run(service, "s-1:train:0")
+        add_checkpoint(service, "s-1:train:0", "any")
+        body = {"source_path": "tinker://s-1:train:0/weights/any", "destination_project_id": "p"}
+        answer = await client.post("copy_weights", json={**body, "weights_access_token": "t"})
+        assert (answer.status_code, answer.json()["field"]) == (400, "weights_access_token")
+        assert (await client.post("copy_weights", json=body)).status_code == 200

@@ -80,5 +80,32 @@ def test_a_snapshot_in_use_never_leaves() -> None:
     cache.drop("a")
     assert "a" in cache
     cache.release("a")
-    cache.drop("a")
     assert "a" not in cache
+    assert engine.history[-1] == ReleaseSnapshot("a")
+
+
+def test_a_dropped_snapshot_that_is_asked_for_again_stays() -> None:
+    engine = ManualEngine()
+    cache = SnapshotCache(engine, capacity=2)
+    cache.add("a", None)
+    for again in (lambda: cache.add("a", None), lambda: acquire(cache, "a", None)):
+        acquire(cache, "a", None)
+        cache.drop("a")
+        again()
+        cache.release("a")
+        assert "a" in cache
+    assert not engine.history
+
+
+def test_what_inflight_saves_leave_behind_pushes_no_frozen_snapshot_out() -> None:
+    engine = ManualEngine()
+    cache = SnapshotCache(engine, capacity=3)
+    cache.add("frozen", None)
+    for step in range(5):  # each is being sampled from when the next one comes
+        cache.add(f"step{step}", None)
+        acquire(cache, f"step{step}", None)
+        if step:
+            cache.drop(f"step{step - 1}")
+            cache.release(f"step{step - 1}")
+    assert "frozen" in cache
+    assert engine.history == [ReleaseSnapshot(f"step{step}") for step in range(4)]

@@ -10,11 +10,11 @@ from datetime import UTC, datetime
 from email.utils import format_datetime
 
 from fastapi import APIRouter, Request, Response
-from starlette.responses import StreamingResponse
+from starlette.responses import FileResponse, StreamingResponse
 
 from tinsmith.core.ids import new_id
 from tinsmith.core.jsonio import dumps
-from tinsmith.server.access import viewer_of
+from tinsmith.server.access import current_key_id, viewer_of
 from tinsmith.server.archives import TarStream
 from tinsmith.server.checkpoints import CheckpointPath, parse_any_checkpoint_path
 from tinsmith.server.errors import RequestError
@@ -111,16 +111,12 @@ def _add_changing(router: APIRouter, routes: CheckpointRoutes) -> None:
         body = parse_json(CopyWeightsRequest, await routes.read(request))
         source = parse_any_checkpoint_path(body.source_path, field="source_path")
         token = request.headers.get("x-tinker-weights-access-token") or body.weights_access_token
-        if token is not None:
-            raise RequestError(
-                "weights_access_token: is not supported",
-                field="weights_access_token",
-                hint="let the owner publish the checkpoint, then copy it",
-            )
-        viewer = viewer_of("accessible")
-        await admin.find(source, viewer, field="source_path")
+        if token is None:
+            await admin.find(source, viewer_of("accessible"), field="source_path")
+        else:
+            await routes.service.check_readable(source, field="source_path", token=token)
         request_key = request.headers.get("x-idempotency-key") or new_id()
-        path = await admin.copy(body, source, request_key=request_key, key_id=viewer.key_id)
+        path = await admin.copy(body, source, request_key=request_key, key_id=current_key_id())
         return json_response({"tinker_path": path})
 
 
@@ -140,20 +136,30 @@ def _add_downloading(router: APIRouter, routes: CheckpointRoutes) -> None:
     @router.get("/archives")
     async def download(request: Request) -> Response:
         query = parse_query(ArchiveQuery, request)
-        service.archive_links.check(query.path, query.expires, query.signature)
+        service.archive_links.check(query.path, query.expires, query.signature, query.file)
         path = parse_any_checkpoint_path(query.path, field="path")
         service.checkpoints.read(path, field="path")
-        tar = await asyncio.to_thread(TarStream, service.checkpoints.directory(path))
+        directory = service.checkpoints.directory(path)
+        if query.file:  # one that was found there when the link was signed
+            return FileResponse(directory / query.file, media_type="application/octet-stream")
+        tar = await asyncio.to_thread(TarStream, directory)
         return _tar_response(tar, path, request.headers.get("range"))
 
     @router.get(f"{CHECKPOINT}/external_weights_urls")
     async def external_weights_urls(request: Request) -> Response:
         path = await routes.find(request, is_wide=True)
-        raise RequestError(
-            f"checkpoint_id='{path.kind}/{path.name}': must be of kind 'external_weights'",
-            field="checkpoint_id",
-            hint="download the checkpoint by its archive",
-        )
+        if path.kind != "external_weights":
+            raise RequestError(
+                f"checkpoint_id='{path.kind}/{path.name}': must be of kind 'external_weights'",
+                field="checkpoint_id",
+                hint="export it with save_weights_external, or download its archive",
+            )
+        files = await asyncio.to_thread(service.checkpoints.files, path)
+        links = {file: service.archive_links.make(str(path), file) for file in files}
+        base = str(request.base_url).rstrip("/") + "/api/v1/archives"
+        expires = datetime.fromtimestamp(min(end for _, end in links.values()), UTC)
+        urls = {file: f"{base}?{query}" for file, (query, _) in links.items()}
+        return json_response({"urls": urls, "expires": expires.isoformat()})
 
 
 def _tar_response(tar: TarStream, path: CheckpointPath, wanted: str | None) -> Response:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from fastapi import APIRouter, Request, Response
 
 from tinsmith.core.ids import content_hash
+from tinsmith.server.checkpoints import parse_any_checkpoint_path
 from tinsmith.server.http import json_response, parse_json, read_body
 from tinsmith.server.requests import JoinSamplingSessionRequest
+from tinsmith.server.sample_streams import StreamResponse
 from tinsmith.server.service import Service
 from tinsmith.types import CreateSamplingSessionRequest, SampleRequest
 
@@ -21,7 +23,8 @@ def make_router(service: Service) -> APIRouter:
         raw = await read_body(request, max_bytes)
         body = parse_json(CreateSamplingSessionRequest, raw)
         if body.model_path is not None:
-            await service.check_readable(body.model_path, field="model_path")
+            path = parse_any_checkpoint_path(body.model_path, field="model_path")
+            await service.check_readable(path, field="model_path")
         sampler_id = service.samplers.open(body, digest=content_hash(raw))
         answer = {"type": "create_sampling_session", "sampling_session_id": sampler_id}
         return json_response(answer)
@@ -42,5 +45,10 @@ def make_router(service: Service) -> APIRouter:
         body = parse_json(SampleRequest, raw)
         request_id, sequence_ids = service.samplers.sample(body, digest=content_hash(raw))
         return json_response({"request_id": request_id, "sample_sequence_ids": sequence_ids})
+
+    @router.post("/ext/stream_sample")
+    async def stream_sample(request: Request) -> Response:
+        body = parse_json(SampleRequest, await read_body(request, max_bytes))
+        return StreamResponse(service.samplers.stream(body))
 
     return router

@@ -10,6 +10,7 @@ from fastapi import APIRouter, Request, Response
 
 from tinsmith.core.errors import TinsmithError
 from tinsmith.core.ids import content_hash
+from tinsmith.server.checkpoints import parse_any_checkpoint_path
 from tinsmith.server.http import json_response, parse_json, read_body
 from tinsmith.server.requests import OptimStepBody, UnloadModelRequest
 from tinsmith.server.service import Service
@@ -25,6 +26,7 @@ from tinsmith.types import (
     GetInfoRequest,
     LoadWeightsRequest,
     RequestModel,
+    SaveWeightsExternalRequest,
     SaveWeightsForSamplerRequest,
     SaveWeightsRequest,
 )
@@ -77,7 +79,9 @@ class TrainingRoutes:
         try:
             body = parse_json(body_type, raw)
             if isinstance(body, LoadWeightsRequest):
-                await self.service.check_readable(body.path, field="path")
+                path = parse_any_checkpoint_path(body.path, field="path")
+                token = body.weights_access_token
+                await self.service.check_readable(path, field="path", token=token)
         except TinsmithError:
             self._skip(raw, "application/json")
             raise
@@ -150,6 +154,13 @@ def make_router(service: Service) -> APIRouter:
             return models.save_weights_for_sampler(body, digest=digest), body.model_id
 
         return await routes.run_lane(request, SaveWeightsForSamplerRequest, submit)
+
+    @router.post("/save_weights_external")
+    async def save_weights_external(request: Request) -> Response:
+        def submit(body: SaveWeightsExternalRequest, digest: str) -> tuple[str, str | None]:
+            return models.save_weights_external(body, digest=digest), body.model_id
+
+        return await routes.run_lane(request, SaveWeightsExternalRequest, submit)
 
     @router.post("/load_weights")
     async def load_weights(request: Request) -> Response:

@@ -1,0 +1,102 @@
+"""Does a renderer write what a tokenizer's own chat template writes? Tried, not guessed by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tinsmith.core.errors import UserError
+from tinsmith.renderers.base import RendererFactory
+from tinsmith.renderers.chats import Feature
+from tinsmith.renderers.messages import Message
+
+_PLAIN: list[Message] = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "What is 2 + 2?"},
+    {"role": "assistant", "content": "4"},
+    {"role": "user", "content": "Sure?"},
+]
+_WITHOUT_SYSTEM: list[Message] = [*_PLAIN[1:], {"role": "assistant", "content": "Yes."}]
+_THOUGHT: list[Message] = [
+    {"role": "user", "content": "What is 2 + 2?"},
+    {"role": "assistant", "reasoning_content": "Easy.", "content": "4"},
+    {"role": "user", "content": "And 3 + 3?"},
+    {"role": "assistant", "reasoning_content": "Easy, too.", "content": "6"},
+]
+_TOOL: dict[str, Any] = {
+    "type": "function",
+    "function": {
+        "name": "add",
+        "description": "Add two numbers.",
+        "parameters": {
+            "type": "object",
+            "properties": {"a": {"type": "integer", "description": "One number."}},
+            "required": ["a"],
+        },
+    },
+}
+_CALLED: list[Message] = [
+    {"role": "user", "content": "What is 2 + 2?"},
+    {
+        "role": "assistant",
+        "content": "",
+        "tool_calls": [
+            {
+                "type": "function",
+                "id": "functions.add:0",
+                "function": {"name": "add", "arguments": {"a": 2}},
+            }
+        ],
+    },
+    {"role": "tool", "tool_call_id": "functions.add:0", "name": "add", "content": "4"},
+]
+
+Probe = tuple[Sequence[Message], Sequence[Mapping[str, Any]], bool]
+"""Messages, tools, and whether a reply is opened."""
+
+
+def probes(features: frozenset[Feature]) -> list[Probe]:
+    """Conversations with everything that a format of these features can express."""
+    found: list[Probe] = [(_PLAIN, (), True), (_WITHOUT_SYSTEM, (), False)]
+    if Feature.THINKING in features:
+        found += [(_THOUGHT, (), False)]
+    if Feature.TOOLS in features:
+        found += [(_CALLED, (_TOOL,), True), (_CALLED[:2], (_TOOL,), False)]
+    return found
+
+
+def writes_template_of(tokenizer: Any, factory: RendererFactory) -> bool:
+    """Whether a renderer and the tokenizer's template write the same text for every probe."""
+    try:
+        renderer = factory(tokenizer)
+        return all(
+            renderer.render_text(messages, tools=tools, add_generation_prompt=opens)
+            == template_text(tokenizer, messages, tools, opens_reply=opens)
+            for messages, tools, opens in probes(renderer.features)
+        )
+    except UserError:  # a control token is missing, or the format cannot express a probe
+        return False
+
+
+def template_text(
+    tokenizer: Any,
+    messages: Sequence[Message],
+    tools: Sequence[Mapping[str, Any]] = (),
+    *,
+    opens_reply: bool = False,
+    options: Mapping[str, Any] | None = None,
+) -> str | None:
+    """What the tokenizer's own template writes; None where it refuses the conversation."""
+    from jinja2 import TemplateError
+
+    try:
+        return tokenizer.apply_chat_template(
+            [dict(message) for message in messages],
+            tools=[dict(tool) for tool in tools] or None,
+            add_generation_prompt=opens_reply,
+            tokenize=False,
+            **(options or {}),
+        )
+    except (TemplateError, TypeError, ValueError):
+        # A template may fail in any of these ways on what it does not know, such as a tool.
+        return None

@@ -1,0 +1,19 @@
+"""The families whose rendering is proved, one module each with its `FAMILIES`.
+
+A new family is a module here: its rows, and the golden conversations that it refuses or writes
+otherwise on purpose, each with its reason.
+"""
+
+import importlib
+import pkgutil
+
+from tests.unit.renderers.families.family import GOLDEN, NOW, Family, fitted, standin, template_of
+
+FAMILIES: tuple[Family, ...] = tuple(
+    family
+    for found in sorted(pkgutil.iter_modules(__path__), key=lambda found: found.name)
+    if found.name != "family"
+    for family in importlib.import_module(f"{__name__}.{found.name}").FAMILIES
+)
+
+__all__ = ["FAMILIES", "GOLDEN", "NOW", "Family", "fitted", "standin", "template_of"]
