@@ -56,6 +56,8 @@ def _own_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Give the test run its own TINSMITH_HOME and no service address of the person's."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TINSMITH_HOME", str(tmp_path_factory.mktemp("home")))
+        # Tests count requests; reports have tests of their own, which turn them on.
+        patch.setenv("TINSMITH_TELEMETRY", "0")
         for prefix in ("TINSMITH", "TINKER"):
             patch.delenv(f"{prefix}_BASE_URL", raising=False)
             patch.delenv(f"{prefix}_API_KEY", raising=False)

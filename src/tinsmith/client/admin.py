@@ -15,6 +15,7 @@ from tinsmith.client import rest_calls
 from tinsmith.client.connection import Connection, parse
 from tinsmith.client.errors import NotFoundError
 from tinsmith.client.futures import APIFuture, start
+from tinsmith.client.reporter import Telemetry
 from tinsmith.client.settings import settings_from
 from tinsmith.client.transport import Request
 from tinsmith.core import jsonio
@@ -77,6 +78,10 @@ class AdminClient:
         traceback: TracebackType | None,
     ) -> None:
         self.close().result()
+
+    def get_telemetry(self) -> Telemetry | None:
+        """What reports to the service how this client fares; None where that is turned off."""
+        return self._connection.telemetry
 
     def get_audit_log(
         self, event_type: AuditEventType = "all", day: date | None = None
@@ -175,4 +180,4 @@ class AdminClient:
                 ) from error
             return parse(answer, reply.json(), request.path)
 
-        return start(send, str(request))
+        return self._connection.start(send, str(request))

@@ -30,14 +30,18 @@ from tinsmith.client.errors import (
     ClientClosedError,
     UnsupportedError,
 )
+from tinsmith.client.futures import APIFuture, start
 from tinsmith.client.jwt import JWT_PREFIX, ExchangedToken
 from tinsmith.client.loop import loop_thread, run_in_daemon_thread
 from tinsmith.client.polling import ResultKind, await_result
+from tinsmith.client.queue_state import QueueObserver
+from tinsmith.client.reporter import Telemetry
 from tinsmith.client.retries import RetryPolicy
 from tinsmith.client.session import FinishStatus, Session
 from tinsmith.client.settings import ConnectionSettings
+from tinsmith.client.spool import Spool, spool_dir
 from tinsmith.client.transport import Reply, Request, Transport
-from tinsmith.core import jsonio, paths
+from tinsmith.core import environment, jsonio, paths
 from tinsmith.core.errors import UserError
 from tinsmith.types import (
     AuthTokenResponse,
@@ -94,6 +98,7 @@ class Connection:
         self._transport = _Once(self._open)
         self._session = _Once(self._create_session)
         self._capabilities = _Once(self._get_capabilities)
+        self.telemetry = _telemetry_of(self) if environment.is_telemetry_on() else None
 
     @property
     def is_embedded(self) -> bool:
@@ -116,6 +121,16 @@ class Connection:
             api_key=self._api_key,
             session_id=session.session_id,
         )
+
+    def start(self, make: Callable[[], Coroutine[Any, Any, T]], label: str) -> APIFuture[T]:
+        """Run a call on the SDK's loop; a failure is reported to the service."""
+        return self.watched(start(make, label))
+
+    def watched(self, future: APIFuture[T]) -> APIFuture[T]:
+        """The same future; a failure is reported to the service."""
+        if self.telemetry is not None:
+            self.telemetry.watch(future.future())
+        return future
 
     async def transport(self) -> Transport:
         """The open transport, with the service's configuration fetched."""
@@ -175,15 +190,26 @@ class Connection:
         transport = await self.transport()
         return parse(UntypedAPIFuture, (await transport.send(request)).json(), request.path)
 
-    async def result(self, request_id: str, kind: ResultKind, answer: type[M]) -> M:
+    async def result(
+        self,
+        request_id: str,
+        kind: ResultKind,
+        answer: type[M],
+        observe: QueueObserver = lambda state, reason: None,
+    ) -> M:
         """Wait for a JSON result; the validated model."""
         transport = await self.transport()
-        reply = await await_result(transport, request_id, kind)
+        reply = await await_result(transport, request_id, kind, observe)
         return parse(answer, reply.json(), kind.request_type)
 
-    async def result_bytes(self, request_id: str, kind: ResultKind) -> bytes:
+    async def result_bytes(
+        self,
+        request_id: str,
+        kind: ResultKind,
+        observe: QueueObserver = lambda state, reason: None,
+    ) -> bytes:
         """Wait for a protobuf result."""
-        return (await await_result(await self.transport(), request_id, kind)).content
+        return (await await_result(await self.transport(), request_id, kind, observe)).content
 
     async def close(self, status: FinishStatus, detail: str | None) -> None:
         """Finish the session if there is one, fail what is under way, close the pools."""
@@ -200,6 +226,8 @@ class Connection:
             if session is not None:
                 await session.finish(status, detail)
         finally:
+            if self.telemetry is not None:
+                await self.telemetry.close()
             if transport is not None:
                 await transport.close()
 
@@ -287,7 +315,9 @@ class Connection:
     async def _create_session(self) -> Session:
         settings = self.settings
         if settings.session_id is not None:
-            return Session(await self.transport(), settings.session_id, is_owner=False)
+            transport = await self.transport()
+            self._report_session(settings.session_id, is_owner=False)
+            return Session(transport, settings.session_id, is_owner=False)
         request = CreateSessionRequest(
             tags=list(settings.tags),
             user_metadata=dict(settings.user_metadata or {}),
@@ -312,7 +342,30 @@ class Connection:
             if message:
                 logger.log(level, "the service says: %s", message)
         _finish_at_exit(self)
+        self._report_session(answer.session_id, is_owner=True)
         return Session(transport, answer.session_id)
+
+    def _report_session(self, session_id: str, *, is_owner: bool) -> None:
+        if self.telemetry is not None:
+            self.telemetry.begin_session(session_id, is_owner=is_owner)
+
+
+def _telemetry_of(connection: Connection) -> Telemetry:
+    """The reporter of a connection, which it does not keep alive."""
+    alive = weakref.ref(connection)
+
+    def transport() -> Transport | None:
+        found = alive()
+        return None if found is None else found._transport.value  # pyright: ignore[reportPrivateUsage] - own module
+
+    def secrets() -> list[str]:
+        found = alive()
+        return [] if found is None else [found._api_key, *found.settings.headers.values()]  # pyright: ignore[reportPrivateUsage] - own module
+
+    service = connection.settings.base_url or "embedded"
+    telemetry = Telemetry(Spool(spool_dir(), service), transport, secrets)
+    weakref.finalize(connection, telemetry.abandon).atexit = False
+    return telemetry
 
 
 class ProtocolRequest(Protocol):

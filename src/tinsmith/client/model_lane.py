@@ -25,6 +25,7 @@ from tinsmith.client.gathering import gather
 from tinsmith.client.loop import run_in_daemon_thread
 from tinsmith.client.metrics import combine_outputs
 from tinsmith.client.polling import ResultKind
+from tinsmith.client.queue_state import TRAINING_GRACE_S, PauseLogger
 from tinsmith.client.transport import PROTOBUF, Request
 from tinsmith.client.turns import TakeSeqIds, TurnOrder, undisturbed
 from tinsmith.core.errors import DataError, TinsmithError, UserError
@@ -79,12 +80,13 @@ class ModelLane:
         self._connection = connection
         self._model_id = model_id
         self._order = TurnOrder()
+        self._observe = PauseLogger(f"training of {model_id}", grace_s=TRAINING_GRACE_S)
 
     def request(self, request: OrderedRequest, kind: ResultKind, answer: type[M]) -> APIFuture[M]:
         """One JSON request; the validated result."""
         return self.request_then(
             request,
-            lambda request_id: self._connection.result(request_id, kind, answer),
+            lambda request_id: self._connection.result(request_id, kind, answer, self._observe),
             label=kind.request_type,
         )
 
@@ -102,7 +104,7 @@ class ModelLane:
             numbered = request.model_copy(update={"seq_id": take(1).start})
             return (await self._connection.submit(json_request(numbered))).request_id
 
-        return self._order.submit(post, collect, label=label)
+        return self._connection.watched(self._order.submit(post, collect, label=label))
 
     def run(
         self,
@@ -120,11 +122,12 @@ class ModelLane:
         label = "forward" if forward_only else "forward_backward"
         self._refuse_inside_loss(label)
         encoded = self._encoded(data, loss_fn, loss_fn_config, forward_only=forward_only)
-        return self._order.submit(
+        future = self._order.submit(
             lambda take: self._submit(encoded, take),
             lambda request_ids: self._fetch(encoded, request_ids),
             label=label,
         )
+        return self._connection.watched(future)
 
     def run_custom(
         self, data: Sequence[Datum], loss_fn: CustomLossFn
@@ -156,7 +159,8 @@ class ModelLane:
             surrogate, backward, request_ids = posted
             return surrogate.described(await self._fetch(backward, request_ids))
 
-        return self._order.submit(post, collect, label=label, may_be_abandoned=True)
+        future = self._order.submit(post, collect, label=label, may_be_abandoned=True)
+        return self._connection.watched(future)
 
     def _refuse_inside_loss(self, label: str) -> None:
         """Calls wait for the loss that is being computed, so the loss must not wait for them."""
@@ -228,7 +232,9 @@ class ModelLane:
 
         async def fetch(request_id: str, start: int) -> ForwardBackwardOutput:
             with _counting_from(start):
-                content = await self._connection.result_bytes(request_id, encoded.kind)
+                content = await self._connection.result_bytes(
+                    request_id, encoded.kind, self._observe
+                )
             return decode_forward_backward_output(content)
 
         return combine_outputs(await gather(map(fetch, request_ids, encoded.starts)))

@@ -17,6 +17,7 @@ from tinsmith.client.errors import (
     ResultExpiredError,
     failed_request,
 )
+from tinsmith.client.queue_state import ACTIVE, QueueObserver
 from tinsmith.client.transport import JSON, PROTOBUF, Lane, Reply, Request, Transport
 from tinsmith.core import jsonio
 
@@ -40,8 +41,13 @@ class ResultKind:
     lane: Lane = "training_polls"
 
 
-async def await_result(transport: Transport, request_id: str, kind: ResultKind) -> Reply:
-    """Poll until the result is there.
+async def await_result(
+    transport: Transport,
+    request_id: str,
+    kind: ResultKind,
+    observe: QueueObserver = lambda state, reason: None,
+) -> Reply:
+    """Poll until the result is there; `observe` hears why it is not.
 
     "Not yet" polls again at once. Busy or broken answers back off, up to the transport's retry
     policy in a row.
@@ -76,7 +82,9 @@ async def await_result(transport: Transport, request_id: str, kind: ResultKind) 
                 hint="submit it again, or resume from the last checkpoint",
             )
         if reply.status != 408 and not _is_try_again(reply):
+            observe(ACTIVE, None)
             return _checked(reply, request_id, kind)
+        observe(*_queue_state(reply))
         iteration += 1
         num_hasty = num_hasty + 1 if time.monotonic() - started_s < _HASTE_S else 0
         if num_hasty > _MAX_HASTY:
@@ -88,6 +96,19 @@ def _is_try_again(reply: Reply) -> bool:
         return False
     payload = reply.json()
     return isinstance(payload, dict) and cast("Any", payload).get("type") == "try_again"
+
+
+def _queue_state(reply: Reply) -> tuple[str, str | None]:
+    """The state and its reason; a proxy's own 408 says neither."""
+    try:
+        payload = reply.json()
+    except APIResponseValidationError:
+        return ACTIVE, None
+    if not isinstance(payload, dict):
+        return ACTIVE, None
+    said = cast("Mapping[str, Any]", payload)
+    reason = said.get("queue_state_reason")
+    return str(said.get("queue_state") or ACTIVE), None if not reason else str(reason)
 
 
 def _checked(reply: Reply, request_id: str, kind: ResultKind) -> Reply:

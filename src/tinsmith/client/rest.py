@@ -22,6 +22,7 @@ from tinsmith.client.connection import Connection, parse
 from tinsmith.client.errors import NotFoundError
 from tinsmith.client.futures import APIFuture, start
 from tinsmith.client.jwt import whoami_of_token
+from tinsmith.client.reporter import Telemetry
 from tinsmith.client.settings import settings_from
 from tinsmith.client.transport import Reply, Request
 from tinsmith.core.errors import ServerError, UserError
@@ -108,6 +109,10 @@ class RestClient:
     ) -> None:
         self.close().result()
 
+    def get_telemetry(self) -> Telemetry | None:
+        """What reports to the service how this client fares; None where that is turned off."""
+        return self._connection.telemetry
+
     # The service -----------------------------------------------------------------------------
 
     def get_server_capabilities(self) -> APIFuture[GetServerCapabilitiesResponse]:
@@ -140,7 +145,7 @@ class RestClient:
                 email=record.details.user_details.email,
             )
 
-        return start(whoami, "whoami")
+        return self._connection.start(whoami, "whoami")
 
     # Training runs ---------------------------------------------------------------------------
 
@@ -220,7 +225,7 @@ class RestClient:
             base_url = (await self._connection.transport()).base_url
             return _archive_url(reply, f"{base_url}/api/v1/{request.path}")
 
-        return start(ask, str(request))
+        return self._connection.start(ask, str(request))
 
     def get_checkpoint_archive_url_from_tinker_path(
         self, tinker_path: str
@@ -290,7 +295,7 @@ class RestClient:
             reply = await self._connection.ask(request)
             return parse(CopyWeightsResponse, reply.json(), request.path).tinker_path
 
-        return start(copy, "copy_weights")
+        return self._connection.start(copy, "copy_weights")
 
     # Sessions and samplers -------------------------------------------------------------------
 
@@ -334,7 +339,7 @@ class RestClient:
                     raise ServerError(f"session={session_id}: no trace: {state.error}")
                 await asyncio.sleep(TRACE_POLL_INTERVAL_S)
 
-        return start(export, "export_session_trace")
+        return self._connection.start(export, "export_session_trace")
 
     def get_sampler(self, sampler_id: str) -> APIFuture[GetSamplerResponse]:
         """What a sampler samples from."""

@@ -11,7 +11,7 @@ from urllib.parse import urlencode
 import pydantic
 
 from tinsmith.client.connection import Connection, parse
-from tinsmith.client.futures import APIFuture, start
+from tinsmith.client.futures import APIFuture
 from tinsmith.client.transport import Request
 
 M = TypeVar("M", bound=pydantic.BaseModel)
@@ -34,7 +34,7 @@ def ask(connection: Connection, request: Request, answer: type[M]) -> APIFuture[
         reply = await connection.ask(request)
         return parse(answer, reply.json(), request.path)
 
-    return start(send, str(request))
+    return connection.start(send, str(request))
 
 
 def do(connection: Connection, request: Request) -> APIFuture[None]:
@@ -43,4 +43,4 @@ def do(connection: Connection, request: Request) -> APIFuture[None]:
     async def send() -> None:
         await connection.ask(request)
 
-    return start(send, str(request))
+    return connection.start(send, str(request))

@@ -17,8 +17,10 @@ from tinsmith.client.errors import (
     APIConnectionError,
     ResultExpiredError,
 )
-from tinsmith.client.futures import APIFuture, ClientFuture, start
+from tinsmith.client.futures import APIFuture, ClientFuture
 from tinsmith.client.polling import ResultKind
+from tinsmith.client.queue_state import PauseLogger
+from tinsmith.client.reporter import Telemetry
 from tinsmith.client.retries import RetryConfig
 from tinsmith.client.sample_checks import check_answer, check_options
 from tinsmith.client.sample_stream import SampleStream
@@ -79,6 +81,7 @@ class SamplingClient:
         self._record_stability_info = record_stability_info
         self._seq_ids = itertools.count(clone_id * SEQ_IDS_OF_A_CLONE)
         self._slots = asyncio.Semaphore(self._retry_config.max_connections)
+        self._log_pause = PauseLogger(f"sampling from {sampling_session_id}")
         self._num_in_flight = 0
         self._last_progress_s = 0.0
 
@@ -173,7 +176,7 @@ class SamplingClient:
             prompt_logprobs_last_n=prompt_logprobs_last_n,
             record_stability_info=self._record_stability_info,
         )
-        return start(lambda: self._sample(request), "sample")
+        return self._connection.start(lambda: self._sample(request), "sample")
 
     def stream(
         self, prompt: ModelInput, sampling_params: SamplingParams, num_samples: int = 1
@@ -228,7 +231,20 @@ class SamplingClient:
             assert found is not None  # checked with the answer
             return found
 
-        return start(logprobs, "compute_logprobs")
+        return self._connection.start(logprobs, "compute_logprobs")
+
+    def get_telemetry(self) -> Telemetry | None:
+        """What reports to the service how this client fares; None where that is turned off."""
+        return self._connection.telemetry
+
+    def on_queue_state_change(self, queue_state: str, queue_state_reason: str | None) -> None:
+        """Hears while samples wait why they do, and logs it; assign a function of your own to act.
+
+        Args:
+            queue_state: `active`, `paused_capacity` or `paused_rate_limit`.
+            queue_state_reason: the service's words, if it gives any.
+        """
+        self._log_pause(queue_state, queue_state_reason)
 
     def get_base_model(self) -> str:
         """Name of the base model; known since creation, never waits."""
@@ -330,7 +346,9 @@ class SamplingClient:
                 policy=self._retry_config.policy(transport.policy),
             )
         )
-        content = await self._connection.result_bytes(promise.request_id, _SAMPLE)
+        content = await self._connection.result_bytes(
+            promise.request_id, _SAMPLE, self.on_queue_state_change
+        )
         response = decode_sample_response(content, promise.sample_sequence_ids)
         check_answer(request, response)
         return response
@@ -395,4 +413,5 @@ def start_sampling_client(
             record_stability_info=record_stability_info,
         )
 
-    return ClientFuture(start(create, "create_sampling_client").future(), "create_sampling_client")
+    label = "create_sampling_client"
+    return ClientFuture(connection.start(create, label).future(), label)

@@ -17,6 +17,7 @@ from tinsmith.client.futures import APIFuture, ClientFuture, start
 from tinsmith.client.loss_handle import LossHandle, LossHandles
 from tinsmith.client.loss_tracing import PerDatumLossFn, trace_loss
 from tinsmith.client.polling import ResultKind
+from tinsmith.client.reporter import Telemetry
 from tinsmith.client.rest import RestClient
 from tinsmith.client.retries import RetryConfig
 from tinsmith.client.sampling import SamplingClient, start_sampling_client
@@ -166,7 +167,7 @@ class ServiceClient:
             )
             return await self._training_client(result.model_id)
 
-        return _client_future(create, "create_lora_training_client")
+        return self._client_future(create, "create_lora_training_client")
 
     def create_training_client_from_state(
         self,
@@ -269,7 +270,7 @@ class ServiceClient:
             >>> client.forward_backward_custom(data, handle)  # doctest: +SKIP
         """
         traced = trace_loss(fn, input_ranks)
-        return start(lambda: self._losses.create(traced), "create_custom_loss")
+        return self._connection.start(lambda: self._losses.create(traced), "create_custom_loss")
 
     def create_rest_client(self) -> RestClient:
         """A client for what the service keeps; shares this one's connections and its end."""
@@ -295,7 +296,11 @@ class ServiceClient:
                 "get_server_capabilities", GetServerCapabilitiesResponse
             )
 
-        return _client_future(get, "get_server_capabilities")
+        return self._client_future(get, "get_server_capabilities")
+
+    def get_telemetry(self) -> Telemetry | None:
+        """What reports to the service how this client fares; None where that is turned off."""
+        return self._connection.telemetry
 
     def close(self, status: FinishStatus = "success", detail: str | None = None) -> APIFuture[None]:
         """Finish the session; calls still under way fail with ClientClosedError.
@@ -413,11 +418,16 @@ class ServiceClient:
                 loaded.model_id or f"{session_id}:train:{model_seq_id}"
             )
 
-        return _client_future(create, "create_training_client_from_state")
+        return self._client_future(create, "create_training_client_from_state")
 
     async def _training_client(self, model_id: str) -> TrainingClient:
         info = await self._connection.post(GetInfoRequest(model_id=model_id), GetInfoResponse)
         return TrainingClient(self._connection, info)
+
+    def _client_future(
+        self, make: Callable[[], Coroutine[Any, Any, T]], label: str
+    ) -> ClientFuture[T]:
+        return ClientFuture(self._connection.start(make, label).future(), label)
 
     def _located(self, base_model: str) -> str:
         """A directory's absolute path: the embedded service has another working directory."""
@@ -425,10 +435,6 @@ class ServiceClient:
             return base_model
         path = Path(base_model).expanduser()
         return str(path.resolve()) if path.is_dir() else base_model
-
-
-def _client_future(make: Callable[[], Coroutine[Any, Any, T]], label: str) -> ClientFuture[T]:
-    return ClientFuture(start(make, label).future(), label)
 
 
 def _log_unfinished(error: TinsmithError) -> None:

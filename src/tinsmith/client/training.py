@@ -16,6 +16,7 @@ from tinsmith.client.futures import APIFuture, ClientFuture
 from tinsmith.client.loss_handle import LossHandle
 from tinsmith.client.model_lane import ModelLane
 from tinsmith.client.polling import ResultKind
+from tinsmith.client.reporter import Telemetry
 from tinsmith.client.retries import RetryConfig
 from tinsmith.client.sampling import SamplingClient, start_sampling_client
 from tinsmith.client.tokenizers import load_tokenizer
@@ -327,6 +328,10 @@ class TrainingClient:
             retry_config=retry_config,
             record_stability_info=record_stability_info,
         )
+
+    def get_telemetry(self) -> Telemetry | None:
+        """What reports to the service how this client fares; None where that is turned off."""
+        return self._connection.telemetry
 
     def get_info(self) -> GetInfoResponse:
         """What is being trained; known since creation, never waits."""

@@ -148,6 +148,8 @@ class RecordingServer:
             return Reply(body=self.config)
         if path == "create_session":
             return Reply(body={"type": "create_session", "session_id": "S"})
+        if path == "telemetry":
+            return Reply(body={"status": "accepted"})
         if path == "healthz":
             return Reply(body={"status": "ok"})
         if path == "get_server_capabilities":

@@ -30,6 +30,7 @@ SIGNATURES = {
         "create_rest_client": "",
         "copy_weights": "path, *, ttl_seconds=None, weights_access_token=None",
         "get_server_capabilities": "",
+        "get_telemetry": "",
         "close": "status='success', detail=None",
     },
     TrainingClient: {
@@ -45,6 +46,7 @@ SIGNATURES = {
         "save_weights_and_get_sampling_client": "name=None, retry_config=None, "
         "record_stability_info=False, kind='snapshot'",
         "create_sampling_client": "model_path, retry_config=None, record_stability_info=False",
+        "get_telemetry": "",
         "get_info": "",
         "get_tokenizer": "",
     },
@@ -55,6 +57,8 @@ SIGNATURES = {
         "stream": "prompt, sampling_params, num_samples=1",
         "compute_logprobs": "prompt, prompt_logprobs_last_n=None",
         "get_sampler_handle": "",
+        "get_telemetry": "",
+        "on_queue_state_change": "queue_state, queue_state_reason",
         "get_base_model": "",
         "get_tokenizer": "",
     },
@@ -87,6 +91,7 @@ SIGNATURES = {
         "get_audit_log": "event_type='all', day=None",
         "get_billing_usage": "starting_on, ending_before",
         "get_current_checkpoint_storage_usage": "project_id=None",
+        "get_telemetry": "",
         "close": "",
     },
     AdminClient: {
@@ -97,6 +102,7 @@ SIGNATURES = {
         "create_key": "name, note=''",
         "list_keys": "",
         "revoke_key": "key_id",
+        "get_telemetry": "",
         "close": "",
     },
     APIFuture: {
@@ -122,6 +128,8 @@ WITHOUT_TWIN = (
     "copy_weights",
     "get_sampler_handle",
     "stream",
+    "get_telemetry",
+    "on_queue_state_change",
 )
 CASES = [(cls, name) for cls, methods in SIGNATURES.items() for name in methods]
 TWINS = [
