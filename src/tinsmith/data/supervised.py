@@ -14,6 +14,7 @@ from typing import Literal
 from tinsmith.core.errors import DataError
 from tinsmith.data.conversations import Conversation
 from tinsmith.data.datums import BuiltDatum, datum_from_example
+from tinsmith.data.rows import View, row_error
 from tinsmith.renderers.base import Renderer
 from tinsmith.renderers.messages import RendererError, TrainOnWhat, trained_messages
 
@@ -67,7 +68,7 @@ class ExampleFormat:
         """
         try:
             example = self.renderer.build_supervised_example(
-                conversation.messages, self.train_on_what
+                conversation.messages, self.train_on_what, tools=conversation.tools
             )
         except RendererError as error:
             raise _at(conversation, error.message, error.hint) from error
@@ -84,13 +85,13 @@ class SupervisedDataset:
     def __init__(
         self, conversations: Sequence[Conversation], form: ExampleFormat, counts: ExampleCounts
     ) -> None:
-        self.conversations = tuple(conversations)
+        self.conversations = conversations
         self.form = form
         self.counts = counts
 
     @classmethod
     def from_conversations(
-        cls, conversations: Iterable[Conversation], form: ExampleFormat
+        cls, conversations: Sequence[Conversation], form: ExampleFormat
     ) -> SupervisedDataset:
         """Look at every conversation and keep those that can be trained on.
 
@@ -98,18 +99,16 @@ class SupervisedDataset:
             DataError: A conversation is too long and `on_too_long="error"`, or holds what the
                 format cannot express; the message names file and line.
         """
-        kept: list[Conversation] = []
+        kept: list[int] = []
         fates = {"used": 0, "truncated": 0, "too_long": 0, "without_loss": 0, "cut_tokens": 0}
-        offered = 0
-        for conversation in conversations:
-            offered += 1
+        for index, conversation in enumerate(conversations):
             fate, cut_tokens = _fate(conversation, form)
             fates[fate] += 1
             fates["cut_tokens"] += cut_tokens
             if fate in ("used", "truncated"):
-                kept.append(conversation)
+                kept.append(index)
         counts = ExampleCounts(
-            num_offered=offered,
+            num_offered=len(conversations),
             num_used=len(kept),
             num_truncated=fates["truncated"],
             num_truncated_tokens=fates["cut_tokens"],
@@ -117,7 +116,7 @@ class SupervisedDataset:
             num_without_loss_skipped=fates["without_loss"],
         )
         _warn_of_losses(counts, form)
-        return cls(kept, form, counts)
+        return cls(View(conversations, kept), form, counts)
 
     def __len__(self) -> int:
         return len(self.conversations)
@@ -157,7 +156,7 @@ def _cure(form: ExampleFormat, length: int) -> str:
 def _surely_fits(conversation: Conversation, form: ExampleFormat) -> bool:
     """Whether a conversation needs no look at its tokens: short, and with something to learn."""
     try:
-        num_tokens = form.renderer.max_num_tokens(conversation.messages)
+        num_tokens = form.renderer.max_num_tokens(conversation.messages, tools=conversation.tools)
         has_loss = any(trained_messages(conversation.messages, form.train_on_what))
     except RendererError:
         return False  # to be rendered, and so to fail with its place
@@ -190,10 +189,4 @@ def _warn_of_losses(counts: ExampleCounts, form: ExampleFormat) -> None:
 
 
 def _at(conversation: Conversation, what: str, cure: str | None) -> DataError:
-    return DataError(
-        f"{conversation.path}:{conversation.line}: {what}",
-        field="data",
-        file=conversation.path,
-        line=conversation.line,
-        hint=cure,
-    )
+    return row_error(conversation.path, conversation.line, what, cure)

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from tinsmith.core.errors import ConfigError, DataError
 from tinsmith.core.paths import BUNDLED_MODEL
-from tinsmith.data import ConversationFile
+from tinsmith.data import load_training_data
 from tinsmith.recipes.demo_conversations import demo_questions, make_conversations, write_jsonl
 from tinsmith.renderers import Message, Renderer, get_renderer, get_tokenizer, recommended_renderer
 from tinsmith.renderers.messages import content_text
@@ -52,7 +52,7 @@ class DemoConfig(BaseModel):
     def training(self, data: Path, run_dir: Path) -> SupervisedConfig:
         """The fine-tuning run of this demo."""
         return SupervisedConfig(
-            data=data,
+            data=str(data),
             model=self.model,
             base_url=self.base_url,
             run_dir=run_dir,
@@ -167,8 +167,9 @@ def _questions(config: DemoConfig, training: SupervisedConfig) -> list[list[Mess
     """Prompts that the training does not see."""
     if config.data is None:
         return [[{"role": "user", "content": text}] for text in demo_questions()]
-    file = ConversationFile.load(training.data, test_size=training.test_size, seed=training.seed)
-    prompts = [_first_prompt(conversation.messages) for conversation in file.test[:NUM_QUESTIONS]]
+    data = load_training_data(training.data, test_size=training.test_size, seed=training.seed)
+    held_out = data.held_out.get("", ())[:NUM_QUESTIONS]
+    prompts = [_first_prompt(conversation.messages) for conversation in held_out]
     if not prompts:
         raise DataError(
             f"{training.data}: too few conversations to hold some out",

@@ -22,8 +22,9 @@ class SupervisedConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    data: Path
-    """JSONL file of conversations, one object with `messages` a line."""
+    data: str
+    """Conversations to train on: a file (JSONL, Parquet), a data set (`hf:NAME`), or a mixture of
+    them (TOML)."""
     model: str = BUNDLED_MODEL
     """Base model: the bundled one, a directory, or a Hugging Face Hub name."""
     base_url: str | None = None
@@ -42,7 +43,11 @@ class SupervisedConfig(BaseModel):
     on_too_long: TooLong = "error"
     """What to do with a longer conversation: error, truncate on the right, or skip."""
     test_size: float = Field(default=0, ge=0)
-    """Conversations held out for evaluation: a number, or a fraction below 1."""
+    """Conversations held out for evaluation, of each source: a number, or a fraction below 1."""
+    test_data: tuple[str, ...] = ()
+    """Further files or data sets to evaluate on."""
+    deduplicate: bool = False
+    """Train on the first of conversations that say the same, not on the repeats."""
 
     batch_size: int = Field(default=16, ge=1)
     """Conversations a step; the last batch of an epoch may be smaller."""

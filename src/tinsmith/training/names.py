@@ -10,6 +10,8 @@ TRAIN_NUM_LOSS_TOKENS = "train/num_loss_tokens"
 EVAL_NLL = "eval/nll"
 """Mean negative log-likelihood of a held-out trained token, in nats."""
 EVAL_NUM_LOSS_TOKENS = "eval/num_loss_tokens"
+EVAL_BITS_PER_BYTE = "eval/bits_per_byte"
+"""Negative log-likelihood of held-out text in bits, by its UTF-8 bytes; without control tokens."""
 OPTIM_LEARNING_RATE = "optim/learning_rate"
 OPTIM_PREFIX = "optim/"
 """What the service reports of an optimizer step comes under this prefix."""
@@ -23,3 +25,9 @@ THROUGHPUT_TOKENS_PER_S = "throughput/tokens_per_s"
 
 MEASURED_PREFIXES = ("time/", "throughput/")
 """Metrics that differ between two runs that are the same in every other respect."""
+
+
+def of_set(metric: str, name: str) -> str:
+    """A metric of one of several held-out sets: `eval/nll` of `chats` is `eval/chats/nll`."""
+    area, _, rest = metric.partition("/")
+    return f"{area}/{name}/{rest}" if name else metric

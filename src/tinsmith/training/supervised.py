@@ -13,7 +13,6 @@ before it has come back and nothing after it has been sent.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import math
 import threading
@@ -26,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from tinsmith.algorithms.schedules import Schedule, make_schedule
 from tinsmith.core.errors import ConfigError, DataError, UserError
-from tinsmith.data import ConversationFile, SupervisedDataset
+from tinsmith.data import SupervisedDataset, TrainingData, load_training_data
 from tinsmith.data.supervised import ExampleFormat
 from tinsmith.renderers import TrainOnWhat, get_renderer, get_tokenizer, recommended_renderer
 from tinsmith.telemetry import JsonlRecorder, Recorder, read_metrics
@@ -144,8 +143,8 @@ async def train(
         TrainingDivergedError: The loss is not finite.
     """
     job = await asyncio.to_thread(_prepare, config)
-    run_dir = RunDir(config.run_dir or new_run_dir("sft", config.data))
-    start = choose_start(run_dir, config, config.if_exists, data_sha256=job.data_sha256)
+    run_dir = RunDir(config.run_dir or new_run_dir("sft", Path(config.data)))
+    start = choose_start(run_dir, config, config.if_exists, data_sha256=job.data.sha256)
     if start.record is not None and start.record.is_final:
         logger.info("%s: the run is complete; nothing to do", run_dir.path)
         return _result(run_dir, job, start.record, start.first_step)
@@ -185,20 +184,22 @@ class _Job:
 
     config: SupervisedConfig
     plan: BatchPlan
-    held_out: SupervisedDataset
+    held_out: Mapping[str, SupervisedDataset]
     schedule: Schedule
     num_steps: int
     renderer_name: str
-    data_sha256: str
+    data: TrainingData
 
     def describe(self) -> dict[str, Any]:
         return {
-            "sha256": self.data_sha256,
+            "sha256": self.data.sha256,
+            "num_repeats_dropped": self.data.num_repeats_dropped,
+            "num_duplicates_dropped": self.data.num_duplicates_dropped,
             "renderer": self.renderer_name,
             "num_steps": self.num_steps,
             "batches_per_epoch": self.plan.batches_per_epoch,
             "train": asdict(self.plan.dataset.counts),
-            "test": asdict(self.held_out.counts),
+            "test": {name: asdict(held_out.counts) for name, held_out in self.held_out.items()},
         }
 
 
@@ -216,10 +217,12 @@ def _check_max_length(config: SupervisedConfig, tokenizer: Any) -> None:
 def _prepare(config: SupervisedConfig) -> _Job:
     """Read and check the data, and lay out the steps."""
     what = config.train_on_what
-    file = ConversationFile.load(
+    data = load_training_data(
         config.data,
         test_size=config.test_size,
+        test_data=config.test_data,
         seed=config.seed,
+        deduplicate=config.deduplicate,
         require_assistant=what
         in (
             TrainOnWhat.LAST_ASSISTANT_MESSAGE,
@@ -233,12 +236,12 @@ def _prepare(config: SupervisedConfig) -> _Job:
     form = ExampleFormat(
         get_renderer(renderer_name, tokenizer), what, config.max_length, config.on_too_long
     )
-    dataset = SupervisedDataset.from_conversations(file.train, form)
+    dataset = SupervisedDataset.from_conversations(data.train, form)
     if not len(dataset):
         raise DataError(
-            f"{file.path}: none of {dataset.counts.num_offered} conversations can be trained on",
+            f"{config.data}: none of {dataset.counts.num_offered} conversations can be trained on",
             field="data",
-            file=file.path,
+            file=config.data,
             hint="raise max_length, or choose another train_on_what",
         )
     plan = BatchPlan(dataset, config.batch_size, config.seed, config.loss_normalisation)
@@ -247,11 +250,14 @@ def _prepare(config: SupervisedConfig) -> _Job:
     return _Job(
         config=config,
         plan=plan,
-        held_out=SupervisedDataset.from_conversations(file.test, form),
+        held_out={
+            name: SupervisedDataset.from_conversations(rows, form)
+            for name, rows in data.held_out.items()
+        },
         schedule=make_schedule(config.lr_schedule, num_steps, config.warmup_steps),
         num_steps=num_steps,
         renderer_name=renderer_name,
-        data_sha256=hashlib.sha256(config.data.read_bytes()).hexdigest(),
+        data=data,
     )
 
 
@@ -317,7 +323,7 @@ class _Loop:
     async def run(self, first_step: int) -> CheckpointRecord:
         """Train from the state after `first_step` steps to the end, and save it."""
         num_steps = self.job.num_steps
-        if len(self.job.held_out):
+        if any(map(len, self.job.held_out.values())):
             self.evaluators.insert(0, await self._nll_evaluator())
         if first_step == 0:
             await self._evaluate(0)
@@ -436,7 +442,7 @@ class _Loop:
 
     async def _nll_evaluator(self) -> NLLEvaluator:
         return await asyncio.to_thread(
-            NLLEvaluator.from_dataset, self.job.held_out, self.config.batch_size
+            NLLEvaluator.from_datasets, self.job.held_out, self.config.batch_size
         )
 
 

@@ -1,5 +1,6 @@
 """Conversation files: what is refused and where, the split, and the orders."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,10 @@ from tinsmith.data import ConversationFile, epoch_order, read_conversations
 
 GOOD = chat("Is it?")
 USER = {"role": "user", "content": "Hi"}
+
+
+def call(tool_call: Any) -> dict[str, Any]:
+    return {"role": "assistant", "content": None, "tool_calls": [tool_call]}
 
 
 @pytest.mark.parametrize(
@@ -41,15 +46,36 @@ USER = {"role": "user", "content": "Hi"}
         ({"messages": [USER, {"role": "assistant"}]}, "messages[1].content is missing"),
         ({"messages": [{"role": "assitant", "content": ""}]}, "messages[0].role='assitant'"),
         ({"messages": [{"role": 7, "content": ""}]}, "messages[0].role=7"),
-        ({"messages": [{"role": "tool", "content": ""}]}, "no renderer here can express it"),
+        ({"messages": [{"role": "function", "content": ""}]}, "messages[0].role='function'"),
         ({"messages": [{"role": "user", "content": None}]}, "content is a JSON null, not text"),
         ({"messages": [{"role": "user", "content": 5}]}, "content is a JSON number, not text"),
         (
+            {"messages": [{"role": "user", "content": [{"type": "video"}]}]},
+            "messages[0].content[0] has type='video'",
+        ),
+        (
             {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
-            "messages[0].content[0] has type='image_url'",
+            "messages[0].content[0].image_url is missing",
         ),
         ({"messages": [USER]}, "no message has the role assistant"),
-        ({**GOOD, "tools": [{"name": "f"}]}, "tools is set"),
+        ({**GOOD, "functions": [{"name": "f"}]}, "functions is set, and was replaced by tools"),
+        ({**GOOD, "tools": {"name": "f"}}, "tools is a JSON object, not a list"),
+        ({**GOOD, "tools": "[{"}, "tools is not JSON"),
+        ({**GOOD, "tools": [{"function": {}}]}, "tools[0] has no function with a name"),
+        ({"messages": [call({"name": "f"})]}, "tool_calls[0] has no function with a name"),
+        (
+            {"messages": [call({"function": {"name": "f"}})]},
+            "tool_calls[0].function.arguments is a JSON null, not an object",
+        ),
+        (
+            {"messages": [call({"function": {"name": "f", "arguments": "{"}})]},
+            "tool_calls[0].function.arguments is not JSON",
+        ),
+        (
+            {"messages": [{"role": "user", "content": "", "tool_calls": [{}]}]},
+            "messages[0].tool_calls is set, and only the assistant calls tools",
+        ),
+        ({"messages": [{**USER, "function_call": {"name": "f"}}]}, "function_call is set"),
         ({"messages": [{**USER, "weight": 2}]}, "messages[0].weight=2"),
         ({"messages": [{**USER, "weight": True}]}, "messages[0].weight=True"),
         ({"messages": [{**USER, "trainable": "yes"}]}, "messages[0].trainable='yes'"),
@@ -100,8 +126,6 @@ def test_a_directory_is_no_file(tmp_path: Path) -> None:
 def test_another_encoding_is_named_with_its_line(
     tmp_path: Path, encoding: str, line: int, byte: str
 ) -> None:
-    import json
-
     path = tmp_path / "data.jsonl"
     rows = [json.dumps(chat(text), ensure_ascii=False) for text in ("plain", "café")]
     path.write_bytes("\n".join(rows).encode(encoding))
@@ -137,8 +161,6 @@ def test_real_files_load() -> None:
 def test_the_split_is_numpys_permutation_and_never_overlaps(
     tmp_path_factory: pytest.TempPathFactory, num_rows: int, data: st.DataObject, seed: int
 ) -> None:
-    import json
-
     num_test = data.draw(st.integers(0, num_rows - 1))
     path = tmp_path_factory.mktemp("split") / "data.jsonl"
     path.write_text("".join(json.dumps(chat(f"Q{i}")) + "\n" for i in range(num_rows)))
@@ -189,3 +211,67 @@ def test_every_epoch_has_its_own_order_and_no_epoch_loses_a_row(write_lines: Wri
     assert orders[0] != orders[1] != orders[2]
     assert orders[1] == np.random.default_rng(4).permutation(50).tolist()
     assert orders[1] == epoch_order(50, seed=3, epoch=1).tolist()
+
+
+def test_calls_results_and_tools_are_kept_as_they_are(write_lines: WriteLines) -> None:
+    function = {"name": "add", "arguments": '{"a": 1}'}
+    row = {
+        "messages": [
+            USER,
+            call({"id": "1", "type": "function", "function": function}),
+            {"role": "tool", "tool_call_id": "1", "content": "3"},
+            {"role": "assistant", "content": "Three.", "weight": 0},
+        ],
+        "tools": [{"type": "function", "function": {"name": "add", "parameters": {}}}],
+    }
+    found = read_conversations(write_lines([row, {**row, "tools": json.dumps(row["tools"])}]))
+    assert list(found[0].messages) == row["messages"]
+    assert list(found[0].tools) == row["tools"] == list(found[1].tools)
+
+
+def test_repeats_are_left_out_where_asked_for_and_counted(
+    write_lines: WriteLines, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = write_lines([chat(f"Q{i % 4}") for i in range(12)])
+    assert len(ConversationFile.load(path).train) == 12
+    file = ConversationFile.load(path, test_size=1, deduplicate=True)
+    assert (len(file.train), len(file.test), file.num_repeats_dropped) == (3, 1, 8)
+    assert "8 conversations repeat another and are left out" in caplog.text
+
+
+def test_weights_do_not_make_a_repeat_another_conversation(write_lines: WriteLines) -> None:
+    weighed = chat("Q0")
+    weighed["messages"][1]["weight"] = 0
+    path = write_lines([chat("Q0"), weighed, {**chat("Q0"), "tools": [{"name": "f"}]}])
+    file = ConversationFile.load(path, deduplicate=True)
+    assert [c.line for c in file.train] == [1, 3]
+
+
+# numpy.random.default_rng(seed).permutation(10), recorded from an independent PCG64.
+@pytest.mark.parametrize(
+    ("seed", "order"),
+    [
+        (0, [4, 6, 2, 7, 3, 5, 9, 0, 8, 1]),
+        (1, [8, 4, 7, 0, 1, 2, 5, 9, 6, 3]),
+        (42, [5, 6, 0, 7, 3, 2, 4, 9, 1, 8]),
+    ],
+)
+def test_orders_are_those_of_pcg64(seed: int, order: list[int]) -> None:
+    assert epoch_order(10, seed, epoch=0).tolist() == order
+
+
+@pytest.mark.parametrize(
+    ("seed", "first"),
+    [(0, 11749869230777074271), (1, 9441442522235856127), (42, 14276969152011380360)],
+)
+def test_the_generator_is_pcg64_to_the_bit(seed: int, first: int) -> None:
+    assert np.random.default_rng(seed).bit_generator.random_raw() == first
+
+
+def test_the_first_rows_of_an_epoch_are_those_of_datasets(write_lines: WriteLines) -> None:
+    datasets = pytest.importorskip("datasets", reason="needs the extra data")
+    file = ConversationFile.load(write_lines([chat(f"Q{i}") for i in range(200)]), seed=7)
+    table = datasets.Dataset.from_list([{"place": place} for place in range(200)])
+    for epoch in range(3):
+        shuffled = table.shuffle(seed=7 + epoch)["place"][:]
+        assert file.epoch_order(epoch).tolist() == list(shuffled)

@@ -327,7 +327,7 @@ def test_config_json_says_what_ran(make_config: MakeConfig, service: FakeService
     assert document["config"]["seed"] == 1
     assert document["data"]["renderer"] == "chatml"
     assert document["data"]["train"]["num_used"] == 10
-    assert document["data"]["test"]["num_used"] == 2
+    assert document["data"]["test"][""]["num_used"] == 2
     assert document["command_line"]
     assert document["versions"]["python"]
     assert "git" in document

@@ -1,0 +1,156 @@
+"""Data sets of the Hugging Face Hub, by id, preset, or a copy on disk, through `datasets`.
+
+`hub_rows` gives the rows of one split as JSON values; `preset` tells how a well-known data set
+names its columns. The package is the extra `data`; it is imported when a data set is asked for.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+from tinsmith.core.errors import DataError, missing_extra, unknown_name
+from tinsmith.data.rows import without_nulls
+
+PREFIX = "hf:"
+Kind = Literal["conversations", "comparisons", "prompts"]
+_PRESETS = Path(__file__).with_name("presets.toml")
+_SPEAKERS = {
+    "human": "user",
+    "user": "user",
+    "gpt": "assistant",
+    "assistant": "assistant",
+    "system": "system",
+    "tool": "tool",
+}
+
+
+@dataclass(frozen=True)
+class HubDataset:
+    """Where a data set is, and how it names things.
+
+    Attributes:
+        hub: Hub id, or a directory: one that `save_to_disk` wrote, or one of data files.
+        kind: What its rows are.
+        train: Split to train on.
+        test: Split to evaluate on, if it has one.
+        config: Configuration of the data set, if it has several.
+        form: `messages`, or `sharegpt` for lists of `from` and `value`.
+        columns: Our field to the data set's column, where they differ.
+        revision: Branch, tag or commit on the Hub.
+    """
+
+    hub: str
+    kind: Kind = "conversations"
+    train: str = "train"
+    test: str | None = None
+    config: str | None = None
+    form: Literal["messages", "sharegpt"] = "messages"
+    columns: Mapping[str, str] = field(default_factory=dict)
+    revision: str | None = None
+
+
+def list_presets() -> list[str]:
+    """Names that `hf:NAME` understands without a Hub id."""
+    return list(_presets())
+
+
+def preset(name: str) -> HubDataset:
+    """The data set of a preset.
+
+    Raises:
+        UnknownNameError: No such preset.
+    """
+    if name not in _presets():
+        raise unknown_name("preset", name, _presets(), field="data")
+    return _presets()[name]
+
+
+def find_dataset(name: str) -> HubDataset:
+    """A data set by preset, Hub id (`owner/name`, `@revision` after it) or directory."""
+    if "/" not in name:
+        return preset(name)
+    if Path(name).expanduser().is_dir():
+        return HubDataset(str(Path(name).expanduser()))
+    hub, _, revision = name.partition("@")
+    known = next((known for known in _presets().values() if known.hub == hub), HubDataset(hub))
+    return replace(known, revision=revision or None)
+
+
+def hub_rows(source: HubDataset, split: str, *, limit: int | None = None) -> Iterator[Any]:
+    """Rows of a split as JSON values, in our names and form.
+
+    Args:
+        source: The data set.
+        split: Name of the split; `train[:1000]` as `datasets` understands it.
+        limit: Rows to take from the start.
+
+    Raises:
+        DataError: It cannot be loaded; the reason is in the message.
+        MissingExtraError: `datasets` is not installed.
+    """
+    table = load_split(source, split)
+    names = dict(source.columns)
+    for row in islice(table, limit):
+        value = {**row, **{ours: row.get(theirs) for ours, theirs in names.items()}}
+        if source.form == "sharegpt":
+            value["messages"] = _from_sharegpt(value.get("messages"), value.get("system"))
+        yield without_nulls(value)
+
+
+def load_split(source: HubDataset, split: str) -> Sequence[Any]:
+    """A split as `datasets` loads it: memory-mapped, so it may be larger than memory."""
+    try:
+        import datasets
+    except ImportError as error:
+        raise missing_extra("datasets", "data") from error
+    try:
+        folder = Path(source.hub)
+        if (folder / "dataset_info.json").exists() or (folder / "dataset_dict.json").exists():
+            return _saved(datasets.load_from_disk(str(folder)), split)
+        return datasets.load_dataset(
+            source.hub, source.config, split=split, revision=source.revision
+        )
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise DataError(
+            f"data={PREFIX}{source.hub}: split {split!r} could not be loaded: {reason}",
+            field="data",
+            hint="check name and split; offline, the data set has to be in the cache or on disk",
+        ) from error
+
+
+def _saved(found: Any, split: str) -> Any:
+    # Any: a Dataset, or a DatasetDict of them.
+    if not isinstance(found, Mapping):
+        return found
+    if split not in found:
+        raise KeyError(f"it has the splits {', '.join(found)}")
+    return found[split]
+
+
+def _from_sharegpt(turns: Any, system: Any) -> Any:
+    """Turns of `from` and `value` as messages; what is no such turn is left to the checks."""
+    if not isinstance(turns, list):
+        return turns
+    messages = [
+        {
+            "role": _SPEAKERS.get(str(turn.get("from")), str(turn.get("from"))),
+            "content": turn.get("value"),
+        }
+        if isinstance(turn, Mapping)
+        else turn
+        for turn in turns
+    ]
+    return [{"role": "system", "content": system}, *messages] if system else messages
+
+
+@cache
+def _presets() -> dict[str, HubDataset]:
+    rows = tomllib.loads(_PRESETS.read_text(encoding="utf-8"))
+    return {name: HubDataset(**row) for name, row in rows.items()}
