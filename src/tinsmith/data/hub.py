@@ -7,7 +7,7 @@ names its columns. The package is the extra `data`; it is imported when a data s
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import islice
@@ -103,7 +103,7 @@ def hub_rows(source: HubDataset, split: str, *, limit: int | None = None) -> Ite
         yield without_nulls(value)
 
 
-def load_split(source: HubDataset, split: str) -> Sequence[Any]:
+def load_split(source: HubDataset, split: str) -> Iterable[Any]:
     """A split as `datasets` loads it: memory-mapped, so it may be larger than memory."""
     try:
         import datasets

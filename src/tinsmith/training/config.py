@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from tinsmith.algorithms.schedules import ScheduleName
 from tinsmith.core.paths import BUNDLED_MODEL
@@ -13,6 +13,8 @@ from tinsmith.data.supervised import TooLong
 from tinsmith.renderers.messages import TrainOnWhat
 from tinsmith.types import AdamParams
 
+Source = Annotated[str, BeforeValidator(lambda name: str(name) if isinstance(name, Path) else name)]
+"""Name of data, as `tinsmith.data.sources` reads it."""
 LossNormalisation = Literal["token_mean", "example_mean", "sum"]
 IfExists = Literal["raise", "resume", "delete", "ask"]
 
@@ -22,7 +24,7 @@ class SupervisedConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    data: str
+    data: Source
     """Conversations to train on: a file (JSONL, Parquet), a data set (`hf:NAME`), or a mixture of
     them (TOML)."""
     model: str = BUNDLED_MODEL
@@ -44,7 +46,7 @@ class SupervisedConfig(BaseModel):
     """What to do with a longer conversation: error, truncate on the right, or skip."""
     test_size: float = Field(default=0, ge=0)
     """Conversations held out for evaluation, of each source: a number, or a fraction below 1."""
-    test_data: tuple[str, ...] = ()
+    test_data: tuple[Source, ...] = ()
     """Further files or data sets to evaluate on."""
     deduplicate: bool = False
     """Train on the first of conversations that say the same, not on the repeats."""
