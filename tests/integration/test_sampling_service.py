@@ -19,7 +19,7 @@ from tests.integration.service_process import (
     make_data,
 )
 from tinsmith.client import ClientClosedError, RequestFailedError, SamplingClient, ServiceClient
-from tinsmith.types import ModelInput, SamplingParams
+from tinsmith.types import AdamParams, ModelInput, SamplingParams
 
 pytestmark = pytest.mark.integration
 
@@ -38,6 +38,13 @@ def client(service: ServiceProcess) -> Iterator[WireClient]:
     yield client
     client.post(f"sessions/{client.session_id}/finish", reason={"type": "success"})
     client.http.close()
+
+
+@pytest.fixture
+def sdk(service: ServiceProcess) -> Iterator[ServiceClient]:
+    ready = service.ready
+    with ServiceClient(base_url=ready["url"], api_key=ready["api_key"]) as sdk:
+        yield sdk
 
 
 def publish(model: WireModel, number: int, kind: str = "inflight") -> str:
@@ -88,6 +95,20 @@ def test_a_sample_ends_on_the_weights_it_was_accepted_with(client: WireClient) -
         # Batch mates change the last bits; the newer weights would change the first.
         np.testing.assert_allclose(found.logprobs_np, expected.logprobs_np, atol=1e-4)
     assert moved.sequences[0].tokens != alone.sequences[0].tokens
+
+
+def test_the_sdks_inflight_clients_follow_the_training(sdk: ServiceClient) -> None:
+    trainer = sdk.create_lora_training_client(BASE_MODEL, rank=8, seed=1).result(60)
+    prompt = ModelInput.from_ints(PROMPT)
+    first = trainer.save_weights_and_get_sampling_client(kind="inflight").result()
+    seen = [first.compute_logprobs(prompt).result()]
+    for _ in range(2):
+        trainer.forward_backward(make_data(), "cross_entropy")
+        trainer.optim_step(AdamParams(learning_rate=1e-2))
+        latest = trainer.save_weights_and_get_sampling_client(kind="inflight").result()
+        seen.append(latest.compute_logprobs(prompt).result())
+        assert first.compute_logprobs(prompt).result() == seen[-1]
+    assert seen[0] != seen[1] != seen[2]
 
 
 def test_a_named_save_cannot_be_inflight(client: WireClient) -> None:
@@ -170,13 +191,6 @@ def test_cancel_future_ends_a_stream(client: WireClient) -> None:
         client.http.post("cancel_future", json={"request_id": request_id})
         last = [json.loads(line) for line in lines if line][-1]
     assert (last["type"], last["category"], last["field"]) == ("error", "user", "request_id")
-
-
-@pytest.fixture
-def sdk(service: ServiceProcess) -> Iterator[ServiceClient]:
-    ready = service.ready
-    with ServiceClient(base_url=ready["url"], api_key=ready["api_key"]) as sdk:
-        yield sdk
 
 
 @pytest.fixture

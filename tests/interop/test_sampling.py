@@ -219,6 +219,47 @@ def test_logprobs_of_other_prompt_tokens(sampler: tinker.SamplingClient, twin: P
         assert alternatives.logprobs.to_numpy()[place] == pytest.approx(right, abs=1e-4)
 
 
+def test_sparse_targets_are_answered_sparse(sampler: tinker.SamplingClient, twin: PeftTwin) -> None:
+    asked = torch.full((len(TOKENS) - 1, 40), -1, dtype=torch.int64)
+    asked[2, 3], asked[4, 0], asked[4, 39] = 11, 2047, 0
+    target = tinker.TensorData.from_torch_sparse(asked, pad_value=-1)
+    assert target.sparse_crow_indices is not None
+    response = sampler.sample(prompt(), 1, params(), target_prompt_logprobs=target).result()
+    found = response.target_prompt_logprobs
+    assert found is not None
+    assert found.sparse_crow_indices == target.sparse_crow_indices
+    expected = torch.zeros(asked.shape)
+    for place, column in ((2, 3), (4, 0), (4, 39)):
+        expected[place, column] = scores(twin, TOKENS)[place, asked[place, column]]
+    torch.testing.assert_close(found.to_torch(), expected, rtol=0, atol=1e-4)
+
+
+def test_alternatives_follow_the_seed_and_a_prompt_of_one_token_has_none(
+    sampler: tinker.SamplingClient,
+) -> None:
+    def drawn(tokens: list[int], seed: int) -> np.ndarray:
+        options = params(max_tokens=1, seed=seed)
+        asked = tinker.ModelInput.from_ints(tokens)
+        response = sampler.sample(asked, 1, options, prompt_alt_tokens_k=3).result()
+        assert response.prompt_alt_tokens is not None
+        return response.prompt_alt_tokens.tokens.to_numpy()
+
+    np.testing.assert_array_equal(drawn(TOKENS, 1), drawn(TOKENS, 1))
+    assert (drawn(TOKENS, 1) != drawn(TOKENS, 2)).any()
+    assert drawn(TOKENS[:1], 1).shape == (0, 3)
+
+
+def test_without_max_tokens_a_sample_goes_on_to_the_end_of_the_context(
+    sampler: tinker.SamplingClient, warm: Warm
+) -> None:
+    (model,) = warm.client.get_server_capabilities().supported_models
+    assert model.max_context_length is not None
+    long = tinker.ModelInput.from_ints([5 + i % 90 for i in range(model.max_context_length - 7)])
+    options = tinker.SamplingParams(stop=[], temperature=1.0, seed=2)
+    (sequence,) = sampler.sample(long, 1, options).result().sequences
+    assert (len(sequence.tokens), sequence.stop_reason) == (7, "length")
+
+
 def test_the_base_model_itself(warm: Warm, sampler: tinker.SamplingClient) -> None:
     base = warm.client.create_sampling_client(base_model=BASE_MODEL).result()
     twin = warm.twin()
