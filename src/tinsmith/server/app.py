@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Response
 
-from tinsmith.server.http import ApiKeyMiddleware, install_error_handlers
+from tinsmith.server.http import ApiKeyMiddleware, install_error_handlers, json_response
+from tinsmith.server.openapi import OPENAPI_PATH, openapi_document
 from tinsmith.server.routes import (
     account,
     basics,
@@ -27,6 +28,11 @@ def make_app(service: Service) -> FastAPI:
     # A request is matched against one route after the other: the frequent ones come first.
     for room in (futures, sampling, training, sessions, basics, account, runs, checkpoints, keys):
         app.include_router(room.make_router(service), prefix=API_PREFIX)
+
+    @app.get(OPENAPI_PATH, include_in_schema=False)
+    async def openapi() -> Response:
+        return json_response(openapi_document())
+
     install_error_handlers(app)
     if not service.keys.is_open:
         app.add_middleware(ApiKeyMiddleware, keys=service.keys)

@@ -28,8 +28,8 @@ logger = logging.getLogger(__name__)
 
 ModelT = TypeVar("ModelT", bound=RequestModel)
 
-OPEN_PATHS = frozenset({"/api/v1/healthz", "/api/v1/archives"})
-"""Paths that need no key: one tells nothing, the other's links are signed."""
+OPEN_PATHS = frozenset({"/api/v1/healthz", "/api/v1/archives", "/openapi.json"})
+"""Paths that need no key: they tell nothing of anybody, or their links are signed."""
 
 ZSTD_PIECE_BYTES = 2**10
 """Compressed bytes read at a time; even the worst of them unfold to 32 MiB past the cap only."""

@@ -58,6 +58,7 @@ Base64Bytes = Annotated[
     bytes,
     BeforeValidator(_decoded),
     PlainSerializer(_encoded, return_type=str, when_used="json"),
+    WithJsonSchema({"type": "string", "contentEncoding": "base64"}),
 ]
 NumTokens = Annotated[int | None, allowed(lambda n: n >= 0, "must be 0 or more")]
 
