@@ -37,10 +37,12 @@ if TYPE_CHECKING:
         PermissionDeniedError,
         RateLimitError,
         RequestFailedError,
+        RequestOptions,
         RestClient,
         RetryConfig,
         SamplingClient,
         ServiceClient,
+        Timeout,
         TinkerError,
         TrainingClient,
         UnprocessableEntityError,
@@ -128,6 +130,7 @@ __all__ = [
     "PromptProvenanceSpan",
     "RateLimitError",
     "RequestFailedError",
+    "RequestOptions",
     "RestClient",
     "RetryConfig",
     "SampleRequest",
@@ -141,6 +144,7 @@ __all__ = [
     "StopReason",
     "TensorData",
     "TensorDtype",
+    "Timeout",
     "TinkerError",
     "TinsmithError",
     "TrainingClient",
@@ -160,9 +164,9 @@ _NAMES_OF = {
         APITimeoutError AdminClient AuthenticationError BackcompatSamplingClientFuture
         BackcompatTrainingClientFuture BadRequestError BillingError ConflictError
         ExperimentalWarning InternalServerError LossHandle NotFoundError PerDatumLossFn
-        PermissionDeniedError RateLimitError
-        RequestFailedError RestClient RetryConfig SamplingClient ServiceClient TinkerError
-        TrainingClient UnprocessableEntityError
+        PermissionDeniedError RateLimitError RequestFailedError RequestOptions RestClient
+        RetryConfig SamplingClient ServiceClient Timeout TinkerError TrainingClient
+        UnprocessableEntityError
     """,
     "tinsmith.core.errors": """
         ConfigError DataError MissingExtraError ServerError TinsmithError UnknownNameError UserError

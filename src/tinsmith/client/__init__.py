@@ -5,6 +5,8 @@ return `APIFuture`s. `RestClient` looks after what the service keeps. Names and 
 Tinker SDK.
 """
 
+from httpx import Timeout
+
 from tinsmith.client.admin import AdminClient
 from tinsmith.client.errors import (
     APIConnectionError,
@@ -37,6 +39,7 @@ from tinsmith.client.futures import (
 )
 from tinsmith.client.loss_handle import LossHandle
 from tinsmith.client.loss_tracing import PerDatumLossFn
+from tinsmith.client.options import FEW_LONG_ATTEMPTS, RequestOptions
 from tinsmith.client.rest import RestClient
 from tinsmith.client.retries import RetryConfig
 from tinsmith.client.sample_stream import SampledTokens, SampleStream
@@ -46,6 +49,7 @@ from tinsmith.client.training import TrainingClient
 from tinsmith.core.errors import TinsmithError
 
 __all__ = [
+    "FEW_LONG_ATTEMPTS",
     "APIConnectionError",
     "APIError",
     "APIFuture",
@@ -69,6 +73,7 @@ __all__ = [
     "PermissionDeniedError",
     "RateLimitError",
     "RequestFailedError",
+    "RequestOptions",
     "RestClient",
     "ResultExpiredError",
     "RetryConfig",
@@ -77,6 +82,7 @@ __all__ = [
     "SamplingClient",
     "ServiceClient",
     "SessionLostError",
+    "Timeout",
     "TinkerError",
     "TinsmithError",
     "TrainingClient",

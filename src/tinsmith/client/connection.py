@@ -21,6 +21,7 @@ import pydantic
 
 import tinsmith
 from tinsmith.client import launcher
+from tinsmith.client.backpressure import ByteBudget, SampleGate
 from tinsmith.client.chunking import ChunkLimits
 from tinsmith.client.credentials import CommandKey
 from tinsmith.client.errors import (
@@ -28,6 +29,7 @@ from tinsmith.client.errors import (
     APIError,
     APIResponseValidationError,
     ClientClosedError,
+    NotFoundError,
     UnsupportedError,
 )
 from tinsmith.client.futures import APIFuture, start
@@ -42,7 +44,7 @@ from tinsmith.client.settings import ConnectionSettings
 from tinsmith.client.spool import Spool, spool_dir
 from tinsmith.client.transport import Reply, Request, Transport
 from tinsmith.core import environment, jsonio, paths
-from tinsmith.core.errors import UserError
+from tinsmith.core.errors import TinsmithError, UserError
 from tinsmith.types import (
     AuthTokenResponse,
     CreateSessionRequest,
@@ -58,6 +60,7 @@ M = TypeVar("M", bound=pydantic.BaseModel)
 
 _EXIT_TIMEOUT_S = 2.0
 """How long the end of the process may wait for sessions to be finished."""
+_FEW_RETRIES = RetryPolicy(max_retries=2, max_elapsed_s=30.0)
 
 
 class ServiceConfig(pydantic.BaseModel):
@@ -78,9 +81,33 @@ class ServiceConfig(pydantic.BaseModel):
     credential_default_source: str = "api_key"
     """"credential_cmd": the exchange wants what the credential command prints."""
 
+    proto_compress_fwdbwd: bool = False
+    """Whether passes over data travel compressed (zstd)."""
+    fwdbwd_dispatch_bytes_semaphore_size: int = pydantic.Field(default=50_000_000, ge=1)
+    """Bytes of passes being submitted at once."""
+    sample_dispatch_bytes_semaphore_size: int = pydantic.Field(default=10 * 2**20, ge=1)
+    """Estimated bytes of samples being submitted at once."""
+    inflight_response_bytes_semaphore_size: int = pydantic.Field(default=50 * 2**20, ge=1)
+    """Bytes of large results being fetched at once."""
+    sample_max_concurrent_requests: int = pydantic.Field(default=2000, ge=1)
+    """Samples of one client in flight at once, from submission to result."""
+    sample_no_retries: bool = False
+    """Samples are sent once."""
+    sample_enable_stuck_detection: bool = True
+    """Whether samples that make no progress fail."""
+
     @property
     def chunk_limits(self) -> ChunkLimits:
         return ChunkLimits(self.fwdbwd_max_chunk_len, self.fwdbwd_max_chunk_bytes_count)
+
+
+class DynamicConfig(pydantic.BaseModel):
+    """The answer of `client/dynamic_config`, as far as this client acts on it."""
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="ignore")
+
+    sample_cancel_enabled: bool = False
+    """The service wants to hear of samples that nobody waits for any more."""
 
 
 class Connection:
@@ -98,6 +125,13 @@ class Connection:
         self._transport = _Once(self._open)
         self._session = _Once(self._create_session)
         self._capabilities = _Once(self._get_capabilities)
+        self._dynamic_config = _Once(self._get_dynamic_config)
+        self._goodbyes: set[asyncio.Task[None]] = (
+            set()
+        )  # the loop itself keeps only weak references
+        self.sample_gate = SampleGate(lambda: self.config.sample_dispatch_bytes_semaphore_size)
+        self.pass_budget = ByteBudget(lambda: self.config.fwdbwd_dispatch_bytes_semaphore_size)
+        self._result_budget = ByteBudget(lambda: self.config.inflight_response_bytes_semaphore_size)
         self.telemetry = _telemetry_of(self) if environment.is_telemetry_on() else None
 
     @property
@@ -209,7 +243,25 @@ class Connection:
         observe: QueueObserver = lambda state, reason: None,
     ) -> bytes:
         """Wait for a protobuf result."""
-        return (await await_result(await self.transport(), request_id, kind, observe)).content
+        transport = await self.transport()
+        reply = await await_result(transport, request_id, kind, observe, self._result_budget)
+        return reply.content
+
+    def give_up(self, request_id: str) -> None:
+        """Tell a service that wants to know that nobody waits for a sample any more."""
+
+        async def tell() -> None:
+            try:
+                if (await self._dynamic_config.get()).sample_cancel_enabled:
+                    body = jsonio.dumps({"request_id": request_id}).encode()
+                    await self.ask(Request("cancel_future", body, policy=_FEW_RETRIES))
+            except TinsmithError as error:
+                logger.debug("a sample could not be cancelled: %s", error)
+
+        if not self._is_closed:
+            task = asyncio.get_running_loop().create_task(tell())
+            self._goodbyes.add(task)
+            task.add_done_callback(self._goodbyes.discard)
 
     async def close(self, status: FinishStatus, detail: str | None) -> None:
         """Finish the session if there is one, fail what is under way, close the pools."""
@@ -221,6 +273,7 @@ class Connection:
         transport = self._transport.value
         self._session.cancel()
         self._capabilities.cancel()
+        self._dynamic_config.cancel()
         self._transport.cancel()
         try:
             if session is not None:
@@ -311,6 +364,14 @@ class Connection:
             return parse(AuthTokenResponse, reply.json(), request.path).jwt
 
         return ExchangedToken(exchange)
+
+    async def _get_dynamic_config(self) -> DynamicConfig:
+        body = jsonio.dumps({"sdk_version": tinsmith.__version__}).encode()
+        try:
+            reply = await self.ask(Request("client/dynamic_config", body, policy=_FEW_RETRIES))
+        except NotFoundError:  # an older service
+            return DynamicConfig()
+        return parse(DynamicConfig, reply.json(), "client/dynamic_config")
 
     async def _create_session(self) -> Session:
         settings = self.settings

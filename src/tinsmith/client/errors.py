@@ -75,6 +75,8 @@ class APIStatusError(APIError):
     ) -> None:
         super().__init__(message, body=body, field=field, hint=hint)
         self.status_code = status_code
+        self.retry_after_s: float | None = None
+        """The pause that the service asked for, if it did."""
 
 
 class BadRequestError(APIStatusError, ValueError):

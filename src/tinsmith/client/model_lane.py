@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from typing import TypeVar
 
 import pydantic
+import zstandard
 
 from tinsmith.client.chunking import chunk_datums
 from tinsmith.client.connection import Connection, json_request
@@ -200,14 +201,16 @@ class ModelLane:
 
     async def _submit(self, encoded: _Pass, take: TakeSeqIds) -> list[str]:
         """Send the chunks of one pass; the service puts them in order by their numbers."""
+        is_compressed = self._connection.config.proto_compress_fwdbwd
         requests = [
-            Request("forward_backward", with_seq_id(body, seq_id), content_type=PROTOBUF)
+            _pass_request(with_seq_id(body, seq_id), is_compressed=is_compressed)
             for body, seq_id in zip(encoded.bodies, take(len(encoded.bodies)), strict=True)
         ]
 
         async def submit(request: Request, start: int) -> str:
-            with _counting_from(start):
-                return (await self._connection.submit(request)).request_id
+            async with self._connection.pass_budget.hold(len(request.body)):
+                with _counting_from(start):
+                    return (await self._connection.submit(request)).request_id
 
         # All are sent even if one is refused: a number that never arrives would hold up the rest.
         answers: list[str | BaseException]
@@ -238,6 +241,14 @@ class ModelLane:
             return decode_forward_backward_output(content)
 
         return combine_outputs(await gather(map(fetch, request_ids, encoded.starts)))
+
+
+def _pass_request(body: bytes, *, is_compressed: bool) -> Request:
+    if not is_compressed:
+        return Request("forward_backward", body, content_type=PROTOBUF)
+    headers = {"Content-Encoding": "zstd"}
+    content = zstandard.ZstdCompressor().compress(body)
+    return Request("forward_backward", content, content_type=PROTOBUF, headers=headers)
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, cast
 
+from tinsmith.client.backpressure import ByteBudget
 from tinsmith.client.errors import (
     APIResponseValidationError,
     ResultExpiredError,
@@ -46,8 +47,12 @@ async def await_result(
     request_id: str,
     kind: ResultKind,
     observe: QueueObserver = lambda state, reason: None,
+    budget: ByteBudget | None = None,
 ) -> Reply:
     """Poll until the result is there; `observe` hears why it is not.
+
+    With a budget the service may tell a large result's size first, and it is fetched when there is
+    room for it.
 
     "Not yet" polls again at once. Busy or broken answers back off, up to the transport's retry
     policy in a row.
@@ -56,24 +61,17 @@ async def await_result(
         RequestFailedError: the request was carried out and failed.
         ResultExpiredError: the service no longer has the result.
     """
-    body = jsonio.dumps({"request_id": request_id, "allow_metadata_only": False}).encode()
+    may_weigh = budget is not None and kind.is_protobuf
     iteration = num_hasty = 0
     while True:
         started_s = time.monotonic()
-        reply = await transport.send(
-            Request(
-                "retrieve_future",
-                body,
-                accept=PROTOBUF if kind.is_protobuf else JSON,
-                headers={
-                    "X-Tinker-Request-Iteration": str(iteration),
-                    "X-Tinker-Request-Type": kind.request_type,
-                },
-                lane=kind.lane,
-                timeout_s=POLL_TIMEOUT_S,
-                expects=frozenset({408, 410}),
-            )
-        )
+        reply = await transport.send(_poll(request_id, kind, iteration, may_weigh=may_weigh))
+        if may_weigh and budget is not None and (size := _announced_size(reply)) is not None:
+            may_weigh = False
+            async with budget.hold(size):
+                reply = await transport.send(
+                    _poll(request_id, kind, iteration + 1, may_weigh=False)
+                )
         if reply.status == 410:
             raise ResultExpiredError(
                 f"{kind.request_type}: the service no longer has this result "
@@ -89,6 +87,35 @@ async def await_result(
         num_hasty = num_hasty + 1 if time.monotonic() - started_s < _HASTE_S else 0
         if num_hasty > _MAX_HASTY:
             await asyncio.sleep(_PAUSE_S)
+
+
+def _poll(request_id: str, kind: ResultKind, iteration: int, *, may_weigh: bool) -> Request:
+    body = {"request_id": request_id, "allow_metadata_only": may_weigh}
+    return Request(
+        "retrieve_future",
+        jsonio.dumps(body).encode(),
+        accept=PROTOBUF if kind.is_protobuf else JSON,
+        headers={
+            "X-Tinker-Request-Iteration": str(iteration),
+            "X-Tinker-Request-Type": kind.request_type,
+        },
+        lane=kind.lane,
+        timeout_s=POLL_TIMEOUT_S,
+        expects=frozenset({408, 410}),
+    )
+
+
+def _announced_size(reply: Reply) -> int | None:
+    """Bytes of a result that is ready and was not sent along."""
+    if reply.is_protobuf or b"complete_metadata" not in reply.content:
+        return None
+    payload = reply.json()
+    if not isinstance(payload, dict):
+        return None
+    said = cast("Mapping[str, Any]", payload)
+    size = said.get("response_payload_size")
+    is_size = said.get("status") == "complete_metadata" and isinstance(size, int)
+    return size if is_size else None
 
 
 def _is_try_again(reply: Reply) -> bool:

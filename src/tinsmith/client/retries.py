@@ -36,6 +36,8 @@ class RetryPolicy:
     """Each delay is shortened by a random part of itself, up to this share."""
     is_backpressure_free: bool = False
     """A 429 does not count as one of `max_retries`: the service is busy, not broken."""
+    is_busy_raised: bool = False
+    """A 429 is the caller's to wait out, who knows what else is under way."""
 
     def delay_s(self, num_failures: int, *, uniform: float, retry_after: float | None) -> float:
         """Seconds to wait before the next attempt.

@@ -6,15 +6,18 @@ Main names: `SamplingClient`, `start_sampling_client`.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import itertools
 import logging
 import secrets
 import time
 from typing import Any
 
+from tinsmith.client.backpressure import prompt_bytes
 from tinsmith.client.connection import Connection
 from tinsmith.client.errors import (
     APIConnectionError,
+    RateLimitError,
     ResultExpiredError,
 )
 from tinsmith.client.futures import APIFuture, ClientFuture
@@ -28,6 +31,7 @@ from tinsmith.client.sampler_handle import SamplerState, joined_connection
 from tinsmith.client.tokenizers import load_tokenizer
 from tinsmith.client.transport import Request
 from tinsmith.core.errors import UserError
+from tinsmith.core.ids import new_id
 from tinsmith.types import (
     CreateSamplingSessionRequest,
     CreateSamplingSessionResponse,
@@ -37,6 +41,7 @@ from tinsmith.types import (
     SampleResponse,
     SamplingParams,
     TensorData,
+    UntypedAPIFuture,
 )
 from tinsmith.types.codec import decode_sample_response
 
@@ -80,7 +85,7 @@ class SamplingClient:
         self._retry_config = retry_config or RetryConfig()
         self._record_stability_info = record_stability_info
         self._seq_ids = itertools.count(clone_id * SEQ_IDS_OF_A_CLONE)
-        self._slots = asyncio.Semaphore(self._retry_config.max_connections)
+        self._slots: asyncio.Semaphore | None = None  # made when the service's limit is known
         self._log_pause = PauseLogger(f"sampling from {sampling_session_id}")
         self._num_in_flight = 0
         self._last_progress_s = 0.0
@@ -290,10 +295,13 @@ class SamplingClient:
         return self.get_base_model()
 
     async def _sample(self, request: SampleRequest) -> SampleResponse:
+        await self._connection.transport()
+        config = self._connection.config
+        if self._slots is None:
+            most = self._retry_config.max_connections
+            self._slots = asyncio.Semaphore(min(most, config.sample_max_concurrent_requests))
         if self._slots.locked():
-            logger.debug(
-                "sample waits: max_connections=%d are in flight", self._retry_config.max_connections
-            )
+            logger.debug("sample waits: as many as may be are in flight")
         async with self._slots:
             if not self._num_in_flight:  # time without work is not lack of progress
                 self._last_progress_s = time.monotonic()
@@ -312,7 +320,8 @@ class SamplingClient:
         while not work.done():
             limit_s = self._retry_config.progress_timeout
             left_s = self._last_progress_s + limit_s - time.monotonic()
-            if not self._retry_config.enable_stuck_detection:
+            is_watched = self._connection.config.sample_enable_stuck_detection
+            if not (is_watched and self._retry_config.enable_stuck_detection):
                 left_s = None
             elif left_s <= 0:
                 raise APIConnectionError(
@@ -337,21 +346,41 @@ class SamplingClient:
                 request = request.model_copy(update={"seq_id": next(self._seq_ids)})
 
     async def _sample_once(self, request: SampleRequest) -> SampleResponse:
-        transport = await self._connection.transport()
-        promise = await self._connection.submit(
-            Request(
-                "asample",
-                request.model_dump_json(exclude_none=True).encode(),
-                headers={"X-Tinker-Sampling-Backpressure": "1"},
-                policy=self._retry_config.policy(transport.policy),
+        promise = await self._submit(request)
+        try:
+            content = await self._connection.result_bytes(
+                promise.request_id, _SAMPLE, self.on_queue_state_change
             )
-        )
-        content = await self._connection.result_bytes(
-            promise.request_id, _SAMPLE, self.on_queue_state_change
-        )
+        except asyncio.CancelledError:
+            self._connection.give_up(promise.request_id)
+            raise
         response = decode_sample_response(content, promise.sample_sequence_ids)
         check_answer(request, response)
         return response
+
+    async def _submit(self, request: SampleRequest) -> UntypedAPIFuture:
+        """Submit when the gate lets it; a busy service (429) is asked again, whenever that is."""
+        transport = await self._connection.transport()
+        is_once = self._connection.config.sample_no_retries
+        config = dataclasses.replace(self._retry_config, enable_retry_logic=False)
+        config = config if is_once else self._retry_config
+        num_bytes = prompt_bytes(request.prompt)
+        gate = self._connection.sample_gate
+        body = Request(
+            "asample",
+            request.model_dump_json(exclude_none=True).encode(),
+            headers={"X-Tinker-Sampling-Backpressure": "1"},
+            policy=dataclasses.replace(config.policy(transport.policy), is_busy_raised=True),
+            idempotency_key=new_id("tinsmith-retry-"),
+        )
+        while True:
+            async with gate.admitted(num_bytes):
+                try:
+                    return await self._connection.submit(body)
+                except RateLimitError as error:
+                    if not config.enable_retry_logic:
+                        raise
+                    gate.turned_away(num_bytes, error.retry_after_s)
 
 
 def _restored(state: SamplerState, retry_config: RetryConfig | None) -> SamplingClient:

@@ -12,6 +12,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+import httpx
+
 from tinsmith.client.connection import Connection, json_request
 from tinsmith.client.futures import APIFuture, ClientFuture, start
 from tinsmith.client.loss_handle import LossHandle, LossHandles
@@ -71,7 +73,7 @@ class ServiceClient:
         base_url: str | None = None,
         api_key: str | None = None,
         default_headers_overrides: Mapping[str, str] | None = None,
-        timeout: float = 60.0,
+        timeout: float | httpx.Timeout = 60.0,
         max_retries: int = 10,
     ) -> None:
         """Remember what to connect to.
@@ -83,22 +85,23 @@ class ServiceClient:
             base_url: the service's address; a path prefix is kept.
             api_key: sent with every request; the embedded service needs none.
             default_headers_overrides: added to every request.
-            timeout: seconds that one attempt of a request may take.
+            timeout: seconds that one attempt of a request may take; of a Timeout, its `read`.
             max_retries: retries of a request that failed for a passing reason.
 
         Raises:
             MissingExtraError: no address, and the packages of the embedded service are missing.
             UserError: an argument is out of range.
         """
-        if timeout <= 0:
-            raise UserError(f"timeout={timeout}: must be positive, in seconds", field="timeout")
+        timeout_s = timeout.read if isinstance(timeout, httpx.Timeout) else timeout
+        if timeout_s is None or timeout_s <= 0:
+            raise UserError(f"timeout={timeout_s}: must be positive, in seconds", field="timeout")
         if max_retries < 0:
             raise UserError(f"max_retries={max_retries}: must be 0 or more", field="max_retries")
         settings = settings_from(base_url, api_key)
         self._connection = Connection(
             dataclasses.replace(
                 settings,
-                timeout_s=timeout,
+                timeout_s=timeout_s,
                 max_retries=max_retries,
                 headers=dict(default_headers_overrides or {}),
                 user_metadata=user_metadata,
@@ -297,6 +300,19 @@ class ServiceClient:
             )
 
         return self._client_future(get, "get_server_capabilities")
+
+    def get_console_url(self) -> str:
+        """The address of the service's own record of the session, in JSON; there is no page yet.
+
+        Waits for the session, which it opens if there is none.
+        """
+
+        async def find() -> str:
+            session = await self._connection.session()
+            base_url = (await self._connection.transport()).base_url
+            return f"{base_url}/api/v1/sessions/{session.session_id}"
+
+        return self._connection.start(find, "get_console_url").result()
 
     def get_telemetry(self) -> Telemetry | None:
         """What reports to the service how this client fares; None where that is turned off."""

@@ -329,6 +329,15 @@ class TrainingClient:
             record_stability_info=record_stability_info,
         )
 
+    def get_console_url(self) -> str:
+        """The address of the service's own record of the run, in JSON; there is no page yet."""
+
+        async def find() -> str:
+            base_url = (await self._connection.transport()).base_url
+            return f"{base_url}/api/v1/training_runs/{self.model_id}"
+
+        return self._connection.start(find, "get_console_url").result()
+
     def get_telemetry(self) -> Telemetry | None:
         """What reports to the service how this client fares; None where that is turned off."""
         return self._connection.telemetry

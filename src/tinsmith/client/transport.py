@@ -79,6 +79,8 @@ class Request:
     """The body of a good answer is left to be read; set by `Transport.stream`."""
     credential: Credential | None = None
     """None takes the transport's."""
+    idempotency_key: str | None = None
+    """Of a request that is sent again by its caller; None takes a fresh one."""
 
     def __str__(self) -> str:
         return f"{self.method} {self.path}"
@@ -215,7 +217,8 @@ class Transport:
 
     async def _send_with_retries(self, request: Request) -> httpx.Response:
         policy = request.policy or self.policy
-        idempotency_key = new_id("tinsmith-retry-")  # one for all attempts
+        # One for all attempts.
+        idempotency_key = request.idempotency_key or new_id("tinsmith-retry-")
         start_s = time.monotonic()
         num_failures = num_counted = 0
         while True:
@@ -230,6 +233,8 @@ class Transport:
                     return response
                 retry_after = retry_after_s(response.headers)
                 may_retry = is_retryable(response.status_code, response.headers)
+                if response.status_code == 429 and policy.is_busy_raised:
+                    may_retry = False
                 is_counted = not (policy.is_backpressure_free and response.status_code == 429)
                 failure = _failure(request, response)
             num_failures += 1
@@ -350,6 +355,7 @@ async def _next_chunk(chunks: AsyncIterator[bytes]) -> bytes | None:
 
 def _failure(request: Request, response: httpx.Response) -> APIStatusError:
     error = status_error(response.status_code, response.content, request=str(request))
+    error.retry_after_s = retry_after_s(response.headers)
     if response.is_redirect:  # not followed: a body may not be sent twice, a key not elsewhere
         error.hint = f"use {response.headers.get('location')} as base_url, if you trust it"
     return error

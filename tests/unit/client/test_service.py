@@ -9,12 +9,15 @@ import pytest
 
 from tests.unit.client.recording_server import RecordingServer, Reply, recording_server
 from tinsmith.client import (
+    FEW_LONG_ATTEMPTS,
     APIResponseValidationError,
     AuthenticationError,
     BadRequestError,
     ClientClosedError,
+    RequestOptions,
     ServiceClient,
     SessionLostError,
+    Timeout,
     TrainingClient,
     launcher,
     session,
@@ -422,3 +425,21 @@ def test_the_sdk_needs_no_torch_transformers_or_web_framework() -> None:
         env={"PYTHONPATH": ":".join(sys.path)},
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_a_preset_and_a_timeout_object_say_how_long_attempts_may_take(
+    server: RecordingServer,
+) -> None:
+    for options in (FEW_LONG_ATTEMPTS, RequestOptions(timeout=Timeout(120.0), max_retries=2)):
+        with ServiceClient(base_url=server.url, **options) as service:
+            settings = service._connection.settings
+            assert (settings.timeout_s, settings.max_retries) == (120.0, 2)
+    with pytest.raises(UserError, match="timeout=None"):
+        ServiceClient(base_url=server.url, timeout=Timeout(None))
+
+
+def test_the_console_addresses_are_those_of_the_services_records(
+    server: RecordingServer, service: ServiceClient, training: TrainingClient
+) -> None:
+    assert service.get_console_url() == f"{server.url}/api/v1/sessions/S"
+    assert training.get_console_url() == f"{server.url}/api/v1/training_runs/S:train:0"

@@ -30,6 +30,7 @@ SIGNATURES = {
         "create_rest_client": "",
         "copy_weights": "path, *, ttl_seconds=None, weights_access_token=None",
         "get_server_capabilities": "",
+        "get_console_url": "",
         "get_telemetry": "",
         "close": "status='success', detail=None",
     },
@@ -46,6 +47,7 @@ SIGNATURES = {
         "save_weights_and_get_sampling_client": "name=None, retry_config=None, "
         "record_stability_info=False, kind='snapshot'",
         "create_sampling_client": "model_path, retry_config=None, record_stability_info=False",
+        "get_console_url": "",
         "get_telemetry": "",
         "get_info": "",
         "get_tokenizer": "",
@@ -128,6 +130,7 @@ WITHOUT_TWIN = (
     "copy_weights",
     "get_sampler_handle",
     "stream",
+    "get_console_url",
     "get_telemetry",
     "on_queue_state_change",
 )
