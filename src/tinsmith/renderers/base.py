@@ -146,7 +146,7 @@ class Renderer(ABC):
         if not messages:
             raise RendererError("the conversation is empty", hint="give it at least one message")
         what = TrainOnWhat(train_on_what)
-        chat = self.read(messages, tools=tools)
+        chat = self.read(messages, tools=tools, trains=True)
         trained = trained_messages(messages, what)
         if trained[-1] and messages[-1]["role"] == "assistant":
             self.check_target(chat)
@@ -199,7 +199,7 @@ class Renderer(ABC):
         Raises:
             RendererError: The conversation holds what the format cannot express.
         """
-        chat = self.read(messages, tools=tools)
+        chat = self.read(messages, tools=tools, trains=True)
         script = self._script(chat)
         self.write_overlap(chat, script)
         pictures = [s.picture for s in script.segments if s.picture is not None]
@@ -221,10 +221,17 @@ class Renderer(ABC):
         return Abilities(self.name, self.roles, self.features)
 
     def read(
-        self, messages: Sequence[Message], *, tools: Tools = (), opens_reply: bool = False
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Tools = (),
+        opens_reply: bool = False,
+        trains: bool = False,
     ) -> Chat:
         """The conversation in the form that writers use, checked."""
-        return read_chat(messages, self.abilities, tools=tools, opens_reply=opens_reply)
+        return read_chat(
+            messages, self.abilities, tools=tools, opens_reply=opens_reply, trains=trains
+        )
 
     def picture_chunk(self, picture: Any) -> Any:
         """The chunk that carries an image; formats without images have none."""

@@ -64,11 +64,14 @@ class Chat:
         turns: Its messages.
         tools: Declared functions, in OpenAI's form.
         opens_reply: Whether a reply's opening follows (a prompt), or nothing (an example).
+        trains: Whether the last message is to be trained: then it is written as a model produces
+            it, also where the family's template would leave part of it out.
     """
 
     turns: tuple[Turn, ...]
     tools: tuple[ToolSpec, ...] = ()
     opens_reply: bool = False
+    trains: bool = False
 
     @property
     def last(self) -> Turn | None:
@@ -101,6 +104,7 @@ def read_chat(
     *,
     tools: Sequence[Any] = (),  # Any: what a user gives; checked here
     opens_reply: bool = False,
+    trains: bool = False,
 ) -> Chat:
     """Check a conversation and bring it into one form.
 
@@ -114,9 +118,8 @@ def read_chat(
             field="tools",
             hint="use a model and renderer with tool calls, or leave tools out",
         )
-    return Chat(
-        turns, tuple(read_tool(tool, place) for place, tool in enumerate(tools)), opens_reply
-    )
+    declared = tuple(read_tool(tool, place) for place, tool in enumerate(tools))
+    return Chat(turns, declared, opens_reply, trains)
 
 
 def read_message(message: Message, index: int | None, abilities: Abilities) -> Turn:

@@ -6,7 +6,7 @@ from typing import Any
 
 from tinsmith.core.errors import ConfigError, unknown_name
 from tinsmith.core.paths import BUNDLED_MODEL
-from tinsmith.renderers import llama3, qwen3
+from tinsmith.renderers import deepseekv3, llama3, qwen3
 from tinsmith.renderers.base import Renderer, RendererFactory
 from tinsmith.renderers.chatml import ChatMLRenderer
 from tinsmith.renderers.probes import writes_template_of
@@ -17,6 +17,7 @@ from tinsmith.renderers.tokenizers import Tokenizer
 _BUILT_IN: dict[str, RendererFactory] = {
     **qwen3.RENDERERS,
     **llama3.RENDERERS,
+    **deepseekv3.RENDERERS,
     "chatml": ChatMLRenderer,
     "role_colon": RoleColonRenderer,
 }

@@ -59,6 +59,11 @@ class Script:
         """Write text that whoever speaks has to produce."""
         self.segments += [Segment(text, Part.OUTPUT, self.message) for text in texts if text]
 
+    def write(self, text: str, part: Part) -> None:
+        """Write text of either kind."""
+        if text:
+            self.segments.append(Segment(text, part, self.message))
+
     def tail(self, text: str) -> None:
         """Write what follows a turn and is nobody's."""
         self.segments.append(Segment(text, Part.TAIL, self.message))

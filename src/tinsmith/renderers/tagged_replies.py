@@ -29,7 +29,8 @@ class ReplyFormat:
 
     Attributes:
         think: Opening and closing tag of thinking; None where the family has none.
-        is_prefilled: Whether the prompt ends inside thinking, so that only the closing tag comes.
+        is_prefilled: Whether the prompt ends inside thinking, so that only the closing tag comes;
+            a reply that repeats the opening tag is read the same.
         frame: Characters that frame thinking and the text after it, and are not part of them.
         call: Opening and closing tag of a tool call, or of a section of calls; None for none.
         read_calls: Reads what stands between the tags of a call.
@@ -68,9 +69,7 @@ class TaggedReader:
         self._pending = ""
         self._out: list[Delta] = []
         self._skips_frame = form.is_prefilled
-        self._state = _State.TEXT
-        if form.think is not None:
-            self._state = _State.THINKING if form.is_prefilled else _State.START
+        self._state = _State.TEXT if form.think is None else _State.START
 
     def feed(self, text: str) -> list[Delta]:
         self._pending += text
@@ -84,6 +83,8 @@ class TaggedReader:
         match self._state:
             case _State.THINKING:
                 self._say(ThinkingDelta, rest.lstrip(form.frame) if self._skips_frame else rest)
+            case _State.START if form.is_prefilled:
+                self._say(ThinkingDelta, rest.lstrip(form.frame))
             case _State.START | _State.TEXT:
                 self._say(TextDelta, rest.lstrip(form.frame) if self._skips_frame else rest)
             case _State.AFTER_CALL:
@@ -127,7 +128,7 @@ class TaggedReader:
             return True
         if opening.startswith(text):
             return False
-        self._state = _State.TEXT
+        self._state = _State.THINKING if self._form.is_prefilled else _State.TEXT
         return True
 
     def _think(self) -> bool:

@@ -73,3 +73,16 @@ def read_json_call(text: str, *, arguments_key: str = "arguments") -> ToolCall |
     if not isinstance(arguments, Mapping):
         return unparsed(text, f"{arguments_key} is no object")
     return made_call(found["name"], to_json(arguments))
+
+
+def read_named_call(
+    name: str, arguments: str, *, raw_text: str, call_id: str | None = None
+) -> ToolCall | UnparsedToolCall:
+    """A call whose name stands apart from its arguments, which must be a JSON object."""
+    try:
+        found = json.loads(arguments)
+    except ValueError as error:
+        return unparsed(raw_text, f"arguments are not JSON: {error}")
+    if not isinstance(found, Mapping):
+        return unparsed(raw_text, "arguments are no JSON object")
+    return made_call(name, arguments.strip(), call_id)

@@ -40,6 +40,8 @@ class Family:
     """Whether the renderer must have the extension property."""
     always_thinks: bool = False
     """The prompt opens thinking, so that an answer without any shares a token with the prompt."""
+    declares_tools: bool = True
+    """Whether the template declares tools; one that does not ignores them, so none are given."""
     fit: Callable[[Chat], Chat] = lambda chat: chat
     """Takes out of a random conversation what the family cannot express."""
     template_form: Callable[[Chat], Chat] = lambda chat: chat
@@ -91,6 +93,16 @@ def arguments_as_objects(chat: Chat) -> Chat:
     return messages, tools
 
 
+def arguments_as_text(chat: Chat) -> Chat:
+    messages, tools = copy.deepcopy(chat)
+    for message in messages:
+        for call in message.get("tool_calls") or ():
+            arguments = call["function"]["arguments"]
+            if not isinstance(arguments, str):
+                call["function"]["arguments"] = json.dumps(arguments, ensure_ascii=False)
+    return messages, tools
+
+
 # ------------------------------------------------------------------------------- the assets
 
 
@@ -114,4 +126,4 @@ def fitted(family: Family, renderer: Renderer, chat: Chat) -> Chat:
     ]
     if Feature.TOOLS not in renderer.features:
         messages, tools = without_tools((messages, tools))
-    return family.fit((messages, tools))
+    return family.fit((messages, tools if family.declares_tools else []))
