@@ -7,6 +7,7 @@ result or an error for each: a bad job fails alone and leaves its adapter as it 
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -53,6 +54,8 @@ class Engine:
         self.limits = limits or EngineLimits.for_device(self.base.device.type)
         self._adapters: dict[str, Adapter] = {}
         self._snapshots: dict[str, AdapterSnapshot] = {}
+        self._num_holds: Counter[str] = Counter()
+        """By snapshot id, how often it was handed out and not released."""
         self._sampler: Sampler | None = None
 
     @property
@@ -225,11 +228,19 @@ class Engine:
         """Load a PEFT LoRA directory of this base model as a snapshot; returns its id."""
         return self._keep(checkpoints.read_peft(self.base, directory))
 
-    def release_snapshot(self, snapshot_id: str) -> None:
-        """Forget a snapshot. Unknown ids are ignored, so that a release may be repeated."""
-        self._snapshots.pop(snapshot_id, None)
+    def release_snapshot(self, snapshot_id: str, num_holds: int = 1) -> None:
+        """Give back a snapshot as often as its id was returned; it is forgotten with the last hold.
+
+        Equal weights have one id, so a hold that is released late takes nothing from a newer one.
+        Unknown ids are ignored.
+        """
+        self._num_holds[snapshot_id] -= num_holds
+        if self._num_holds[snapshot_id] <= 0:
+            del self._num_holds[snapshot_id]
+            self._snapshots.pop(snapshot_id, None)
 
     def _keep(self, snapshot: AdapterSnapshot) -> str:
+        self._num_holds[snapshot.id] += 1
         return self._snapshots.setdefault(snapshot.id, snapshot).id
 
 

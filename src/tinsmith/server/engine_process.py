@@ -187,8 +187,8 @@ def execute(engine: Engine, command: Command) -> object:
         case LoadSnapshot(directory):
             _require_checkpoint(directory)
             return engine.load_snapshot(directory)
-        case ReleaseSnapshot(snapshot_id):
-            return engine.release_snapshot(snapshot_id)
+        case ReleaseSnapshot(snapshot_id, num_holds):
+            return engine.release_snapshot(snapshot_id, num_holds)
 
 
 def _encoded(output: ForwardBackwardOutput | TinsmithError) -> bytes | TinsmithError:

@@ -115,9 +115,10 @@ class LoadSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class ReleaseSnapshot:
-    """Frees a snapshot's memory; answered by None."""
+    """Gives back as many answers that named a snapshot; the last one frees it. Answered by None."""
 
     snapshot_id: str
+    num_holds: int = 1
 
 
 @dataclass(frozen=True, slots=True)

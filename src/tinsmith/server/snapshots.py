@@ -24,6 +24,9 @@ OnAcquired = Callable[[TinsmithError | None], None]
 class _Resident:
     directory: Path | None
     num_users: int = 0
+    num_holds: int = 0
+    """Answers of the engine that named it. The engine may hold more by now: an equal snapshot whose
+    answer is on its way must outlive the release of this one."""
     is_dropped: bool = False
     """It leaves with its last user."""
 
@@ -42,10 +45,7 @@ class SnapshotCache:
 
     def add(self, snapshot_id: str, directory: Path | None) -> None:
         """Notes a snapshot that the engine now holds."""
-        resident = self._resident.setdefault(snapshot_id, _Resident(directory))
-        resident.directory = resident.directory or directory
-        resident.is_dropped = False
-        self._resident.move_to_end(snapshot_id)
+        self._hold(snapshot_id, directory)
         self._trim()
 
     def acquire(self, snapshot_id: str, directory: Path | None, on_acquired: OnAcquired) -> None:
@@ -98,10 +98,18 @@ class SnapshotCache:
                 hint="save them again under another name",
             )
         if error is None:
-            self._resident[snapshot_id] = _Resident(directory, num_users=len(waiters))
+            self._hold(snapshot_id, directory).num_users += len(waiters)
         for on_acquired in waiters:
             on_acquired(error)
         self._trim()
+
+    def _hold(self, snapshot_id: str, directory: Path | None) -> _Resident:
+        resident = self._resident.setdefault(snapshot_id, _Resident(directory))
+        resident.directory = resident.directory or directory
+        resident.is_dropped = False
+        resident.num_holds += 1
+        self._resident.move_to_end(snapshot_id)
+        return resident
 
     def _trim(self) -> None:
         excess = len(self._resident) - self._capacity
@@ -113,8 +121,8 @@ class SnapshotCache:
             self._evict(snapshot_id)
 
     def _evict(self, snapshot_id: str) -> None:
-        del self._resident[snapshot_id]
-        self._engine.call(ReleaseSnapshot(snapshot_id), lambda _: None)
+        num_holds = self._resident.pop(snapshot_id).num_holds
+        self._engine.call(ReleaseSnapshot(snapshot_id, num_holds), lambda _: None)
 
 
 def _released_error() -> GoneError:

@@ -309,3 +309,16 @@ def test_tensors_that_fit_no_layer_are_refused(engine: Engine, tmp_path: Path) -
         engine.load_snapshot(tmp_path / "peft")
     with pytest.raises(ConfigError, match="no PEFT adapter there"):
         engine.load_snapshot(tmp_path / "nowhere")
+
+
+def test_a_late_release_leaves_an_equal_snapshot_that_was_taken_since(model_dir: Path) -> None:
+    engine = Engine(str(model_dir))
+    add_trained_adapter(engine, "a", rank=2)
+    first, second = engine.snapshot("a"), engine.snapshot("a")
+    assert first == second
+    engine.release_snapshot(first)
+    assert second in engine.snapshots
+    engine.release_snapshot(second)
+    assert second not in engine.snapshots
+    engine.release_snapshot("never heard of")
+    assert engine.snapshot("a") in engine.snapshots

@@ -109,3 +109,18 @@ def test_what_inflight_saves_leave_behind_pushes_no_frozen_snapshot_out() -> Non
             cache.release(f"step{step - 1}")
     assert "frozen" in cache
     assert engine.history == [ReleaseSnapshot(f"step{step}") for step in range(4)]
+
+
+def test_every_answer_that_named_a_snapshot_is_given_back() -> None:
+    engine = ManualEngine()
+    cache = SnapshotCache(engine, capacity=2)
+    got = acquire(cache, "a")  # loads it, and meanwhile a save of equal weights answers
+    cache.add("a", None)
+    users = acquire(cache, "a")
+    engine.answer("a")
+    assert (got, users) == ([None], [None])
+    cache.drop("a")
+    cache.release("a")
+    assert "a" in cache, "one of the two still samples"
+    cache.release("a")
+    assert engine.history[-1] == ReleaseSnapshot("a", num_holds=2)
