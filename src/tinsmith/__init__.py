@@ -62,6 +62,8 @@ if TYPE_CHECKING:
         Checkpoint,
         CheckpointType,
         Datum,
+        DimuonOptimizerConfig,
+        DimuonParams,
         DmelChunk,
         EncodedTextChunk,
         ForwardBackwardOutput,
@@ -109,6 +111,8 @@ __all__ = [
     "ConflictError",
     "DataError",
     "Datum",
+    "DimuonOptimizerConfig",
+    "DimuonParams",
     "DmelChunk",
     "EncodedTextChunk",
     "ExperimentalWarning",
@@ -172,11 +176,11 @@ _NAMES_OF = {
         ConfigError DataError MissingExtraError ServerError TinsmithError UnknownNameError UserError
     """,
     "tinsmith.types": """
-        AdamOptimizerConfig AdamParams Checkpoint CheckpointType Datum DmelChunk EncodedTextChunk
-        ForwardBackwardOutput LoraConfig ModelID ModelInput ModelInputChunk OptimParams
-        OptimStepRequest OptimStepResponse ParsedCheckpointTinkerPath PromptProvenanceSpan
-        SampleRequest SampleResponse SampledProvenanceSpan SampledSequence SamplingParams
-        StopReason TensorData TensorDtype TrainingRun
+        AdamOptimizerConfig AdamParams Checkpoint CheckpointType Datum DimuonOptimizerConfig
+        DimuonParams DmelChunk EncodedTextChunk ForwardBackwardOutput LoraConfig ModelID ModelInput
+        ModelInputChunk OptimParams OptimStepRequest OptimStepResponse ParsedCheckpointTinkerPath
+        PromptProvenanceSpan SampleRequest SampleResponse SampledProvenanceSpan SampledSequence
+        SamplingParams StopReason TensorData TensorDtype TrainingRun
     """,
 }
 _HOME_OF = {name: home for home, names in _NAMES_OF.items() for name in names.split()}

@@ -220,7 +220,12 @@ def test_bad_datums_are_refused_by_field_and_index_and_harm_nothing(client: Wire
         ("optim_step", {"adam_params": {"beta1": 1.0}}, "adam_params.beta1"),
         ("optim_step", {"adam_params": {"eps": 0}}, "adam_params.eps"),
         ("optim_step", {"adam_params": {"momentum": 0.9}}, "adam_params.momentum"),
-        ("optim_step", {"optimizer_params": {"type": "dimuon"}}, "optimizer_params"),
+        (
+            "optim_step",
+            {"optimizer_params": {"type": "dimuon", "learning_rate": 0.1}},
+            "optimizer_params",
+        ),
+        ("optim_step", {"optimizer_params": {"type": "lion", "beta": 1}}, "optimizer_params"),
         ("optim_step", {}, "adam_params"),
         ("save_weights", {"path": "a/b"}, "path"),
         ("save_weights", {"path": ".."}, "path"),

@@ -39,6 +39,7 @@ from tinsmith.types import (
     LoadWeightsRequest,
     LoadWeightsResponse,
     LoraConfig,
+    OptimizerConfig,
 )
 
 logger = logging.getLogger(__name__)
@@ -123,7 +124,7 @@ class ServiceClient:
         train_attn: bool = True,
         train_unembed: bool = True,
         user_metadata: Mapping[str, str] | None = None,
-        optimizer: AdamOptimizerConfig | None = None,
+        optimizer: OptimizerConfig | None = None,
     ) -> ClientFuture[TrainingClient]:
         """A new adapter on a base model.
 
@@ -135,7 +136,7 @@ class ServiceClient:
             train_attn: adapt the attention layers.
             train_unembed: adapt the unembedding.
             user_metadata: kept with the model.
-            optimizer: the optimizer's family; AdamW is the only one.
+            optimizer: the optimizer's family; by default AdamW.
 
         Raises:
             UserError: nothing would be trained.
@@ -178,7 +179,7 @@ class ServiceClient:
         base_model: str | None = None,
         user_metadata: Mapping[str, str] | None = None,
         weights_access_token: str | None = None,
-        optimizer: AdamOptimizerConfig | None = None,
+        optimizer: OptimizerConfig | None = None,
     ) -> ClientFuture[TrainingClient]:
         """A new training client that starts from saved weights, with a fresh optimizer.
 
@@ -187,7 +188,7 @@ class ServiceClient:
             base_model: only if it differs from the saved one's name.
             user_metadata: kept with the model.
             weights_access_token: of another account's checkpoint.
-            optimizer: the optimizer's family; AdamW is the only one.
+            optimizer: the optimizer's family; by default the saved one's.
         """
         request = LoadWeightsRequest(
             path=path,
@@ -363,7 +364,7 @@ class ServiceClient:
         train_attn: bool = True,
         train_unembed: bool = True,
         user_metadata: Mapping[str, str] | None = None,
-        optimizer: AdamOptimizerConfig | None = None,
+        optimizer: OptimizerConfig | None = None,
     ) -> TrainingClient:
         """Twin of `create_lora_training_client`; awaiting it gives the client."""
         return await self.create_lora_training_client(
@@ -376,7 +377,7 @@ class ServiceClient:
         base_model: str | None = None,
         user_metadata: Mapping[str, str] | None = None,
         weights_access_token: str | None = None,
-        optimizer: AdamOptimizerConfig | None = None,
+        optimizer: OptimizerConfig | None = None,
     ) -> TrainingClient:
         """Twin of `create_training_client_from_state`; awaiting it gives the client."""
         return await self.create_training_client_from_state(

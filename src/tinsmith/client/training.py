@@ -28,6 +28,8 @@ from tinsmith.types import (
     GetInfoResponse,
     LoadWeightsRequest,
     LoadWeightsResponse,
+    OptimParams,
+    OptimParamsBase,
     OptimStepRequest,
     OptimStepResponse,
     SamplingClientKind,
@@ -165,18 +167,18 @@ class TrainingClient:
         return self._lane.run_custom(data, handle.run)
 
     def optim_step(
-        self, optim_params: AdamParams | None = None, *, adam_params: AdamParams | None = None
+        self, optim_params: OptimParams | None = None, *, adam_params: AdamParams | None = None
     ) -> APIFuture[OptimStepResponse]:
         """Apply the accumulated gradients and clear them.
 
         Args:
-            optim_params: learning rate and the rest of AdamW.
+            optim_params: `AdamParams`, or those of the model's optimizer, such as `DimuonParams`.
             adam_params: an older name of the same argument.
         """
         given = [params for params in (optim_params, adam_params) if params is not None]
-        if len(given) != 1 or not isinstance(given[0], AdamParams):  # pyright: ignore[reportUnnecessaryIsInstance] - scripts are not type-checked
+        if len(given) != 1 or not isinstance(given[0], (AdamParams, OptimParamsBase)):  # pyright: ignore[reportUnnecessaryIsInstance] - scripts are not type-checked
             raise UserError(
-                "optim_step takes exactly one of optim_params and adam_params, an AdamParams",
+                "optim_step takes exactly one of optim_params and adam_params, such as AdamParams",
                 field="optim_params",
                 hint="try optim_step(AdamParams(learning_rate=1e-4))",
             )
@@ -379,7 +381,7 @@ class TrainingClient:
         return self.forward_backward_custom(data, loss_fn, loss_type_input=loss_type_input)
 
     async def optim_step_async(
-        self, optim_params: AdamParams | None = None, *, adam_params: AdamParams | None = None
+        self, optim_params: OptimParams | None = None, *, adam_params: AdamParams | None = None
     ) -> APIFuture[OptimStepResponse]:
         """Twin of `optim_step`."""
         return self.optim_step(optim_params, adam_params=adam_params)

@@ -1,8 +1,8 @@
 """Adapters being trained, and immutable snapshots of them.
 
-An `Adapter` keeps all its A and B in one flat buffer, its gradients in a second, and its AdamW
-moments in two more, so that a step, a norm, a clip or a copy is one operation over one tensor, and
-no two adapters share any memory. A pass accumulates into a scratch buffer of its own
+An `Adapter` keeps all its A and B in one flat buffer, its gradients in a second, and its
+optimizer's state beside them, so that a norm, a clip or a copy is one operation over one tensor,
+and no two adapters share any memory. A pass accumulates into a scratch buffer of its own
 (`Adapter.make_pass`), which becomes part of the adapter only when the pass succeeded.
 
 An `AdapterSnapshot` is a copy that nobody writes to; its id is a hash of what it holds.
@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from tinsmith.core.errors import ConfigError, UserError
 from tinsmith.core.ids import content_hash
 from tinsmith.engine.lora import LoraPair
-from tinsmith.types import AdamParams, LoraConfig
+from tinsmith.engine.optimizers import check_params, make_optimizer
+from tinsmith.types import AdamOptimizerConfig, LoraConfig, OptimizerConfig, OptimParams
 
 __all__ = ["LORA_ALPHA", "Adapter", "AdapterPass", "AdapterSnapshot", "LayerShape"]
 
@@ -45,6 +46,12 @@ class LayerShape:
     def numel(self) -> int:
         """Elements of A and B together."""
         return math.prod(self.a_shape) + math.prod(self.b_shape)
+
+    @property
+    def places(self) -> tuple[tuple[int, tuple[int, int]], tuple[int, tuple[int, int]]]:
+        """Start and shape of A and of B."""
+        middle = self.offset + math.prod(self.a_shape)
+        return (self.offset, self.a_shape), (middle, self.b_shape)
 
     def views(self, flat: Tensor) -> tuple[Tensor, Tensor]:
         """A and B as views of a flat buffer."""
@@ -85,7 +92,7 @@ class AdapterSnapshot:
 
 
 class Adapter:
-    """One adapter in training: weights, accumulated gradient and AdamW state."""
+    """One adapter in training: weights, accumulated gradient and the optimizer's state."""
 
     def __init__(
         self,
@@ -94,6 +101,7 @@ class Adapter:
         *,
         device: torch.device,
         dtype: torch.dtype,
+        optimizer_config: OptimizerConfig | None = None,
     ) -> None:
         self.lora_config = lora_config
         self.shapes = tuple(shapes)
@@ -102,7 +110,10 @@ class Adapter:
         self.flat = nn.Parameter(torch.zeros(size, device=device, dtype=dtype))
         self.grad: Tensor | None = None
         """Sum of the gradients since the last step; None when there were none."""
-        self.optimizer = torch.optim.AdamW([self.flat], lr=0.0, fused=True)
+        matrices = [place for shape in self.shapes for place in shape.places]
+        self.optimizer = make_optimizer(
+            optimizer_config or AdamOptimizerConfig(), self.flat, matrices, lora_config.rank
+        )
 
     @classmethod
     def initialize(
@@ -112,6 +123,7 @@ class Adapter:
         *,
         device: torch.device,
         dtype: torch.dtype,
+        optimizer_config: OptimizerConfig | None = None,
     ) -> Adapter:
         """A fresh adapter: A uniform as PEFT's (Kaiming, a = sqrt(5)), B zero.
 
@@ -123,12 +135,15 @@ class Adapter:
             features: (in, out) features of every layer to adapt, by name.
             device: where the weights live.
             dtype: of weights, gradients and moments.
+            optimizer_config: the optimizer's family; AdamW by default.
         """
         check_rank(lora_config)
         if lora_config.seed is None:
             lora_config = lora_config.model_copy(update={"seed": secrets.randbits(31)})
         shapes = layer_shapes(features, lora_config.rank)
-        adapter = cls(lora_config, shapes, device=device, dtype=dtype)
+        adapter = cls(
+            lora_config, shapes, device=device, dtype=dtype, optimizer_config=optimizer_config
+        )
         generator = torch.Generator().manual_seed(_seed(lora_config))
         with torch.no_grad():
             for shape in shapes:
@@ -142,8 +157,7 @@ class Adapter:
     @property
     def step(self) -> int:
         """Optimizer steps taken."""
-        state = self.optimizer.state.get(self.flat)
-        return int(state["step"].item()) if state else 0
+        return self.optimizer.step_count
 
     def make_pass(self, *, backward: bool) -> AdapterPass:
         """Leaves for one job: they share the weights' memory and own their gradients."""
@@ -167,19 +181,21 @@ class Adapter:
         else:
             self.grad.add_(grad)
 
-    def optim_step(self, params: AdamParams) -> dict[str, float]:
-        """One AdamW step on the accumulated gradient, which is then forgotten.
+    def optim_step(self, params: OptimParams) -> dict[str, float]:
+        """One step of the optimizer on the accumulated gradient, which is then forgotten.
 
         Without any forward_backward since the last step the gradient is an empty sum, that is
-        zero, and the step is AdamW's on a zero gradient: moments decay, weight decay applies.
+        zero, and the step is the optimizer's on a zero gradient: AdamW's moments decay and its
+        weight decay applies, Dimuon goes on along its momentum.
 
         Returns:
             `grad_norm` (before clipping), `update_norm`, `weight_norm`, `learning_rate`, `step`.
 
         Raises:
+            ConfigError: the settings are of another family, or mean nothing.
             UserError: the gradient's norm overflows; nothing was changed.
         """
-        check_adam_params(params)
+        settings = check_params(self.optimizer, params)
         grad = self.grad if self.grad is not None else torch.zeros_like(self.flat)
         grad_norm = torch.linalg.vector_norm(grad)
         if not math.isfinite(grad_norm.item()):
@@ -187,37 +203,21 @@ class Adapter:
                 f"optim_step: the gradient's norm is {grad_norm.item()}, beyond {grad.dtype}",
                 hint="scale weights or advantages down; the gradient is kept",
             )
-        if params.grad_clip_norm > 0:
+        if settings.grad_clip_norm > 0:
             # torch.nn.utils.clip_grad_norm_'s formula, on the flat buffer.
-            grad = grad * (params.grad_clip_norm / (grad_norm + 1e-6)).clamp(max=1.0)
-        self.optimizer.param_groups[0].update(
-            lr=params.learning_rate,
-            betas=(params.beta1, params.beta2),
-            eps=params.eps,
-            weight_decay=params.weight_decay,
-        )
+            grad = grad * (settings.grad_clip_norm / (grad_norm + 1e-6)).clamp(max=1.0)
         before = self.flat.detach().clone()
-        self.flat.grad = grad
-        self.optimizer.step()
-        self.flat.grad = None
+        self.optimizer.step(grad, settings)
         self.grad = None
         weights = self.flat.detach()
         metrics = {
             "grad_norm": grad_norm.item(),
             "update_norm": torch.linalg.vector_norm(before.sub_(weights)).item(),
             "weight_norm": torch.linalg.vector_norm(weights).item(),
-            "learning_rate": params.learning_rate,
+            "learning_rate": settings.learning_rate,
             "step": float(self.step),
         }
         return {key: value for key, value in metrics.items() if math.isfinite(value)}
-
-    def restore_moments(self, exp_avg: Tensor, exp_avg_sq: Tensor, step: int) -> None:
-        """Continue from saved AdamW state."""
-        self.optimizer.state[self.flat] = {
-            "step": torch.tensor(float(step), dtype=torch.float32, device=self.flat.device),
-            "exp_avg": torch.empty_like(self.flat.detach()).copy_(exp_avg),
-            "exp_avg_sq": torch.empty_like(self.flat.detach()).copy_(exp_avg_sq),
-        }
 
     def snapshot(self, base_model: str) -> AdapterSnapshot:
         """An immutable copy of the weights as they are now."""
@@ -244,23 +244,6 @@ def check_rank(lora_config: LoraConfig) -> None:
         raise ConfigError(
             f"lora_config.rank={lora_config.rank}: must be 1..{MAX_RANK}", field="lora_config.rank"
         )
-
-
-def check_adam_params(params: AdamParams) -> None:
-    """Raise ConfigError where AdamW would silently do something meaningless."""
-    rules = (
-        ("learning_rate", params.learning_rate >= 0, "must be finite and 0 or more"),
-        ("beta1", 0 <= params.beta1 < 1, "must be in [0, 1)"),
-        ("beta2", 0 <= params.beta2 < 1, "must be in [0, 1)"),
-        ("eps", params.eps > 0, "must be finite and above 0"),
-        ("weight_decay", params.weight_decay >= 0, "must be finite and 0 or more"),
-        ("grad_clip_norm", params.grad_clip_norm >= 0, "must be finite and 0 or more (0: off)"),
-    )
-    for name, holds, rule in rules:
-        value = getattr(params, name)
-        if not (holds and math.isfinite(value)):
-            field = f"adam_params.{name}"
-            raise ConfigError(f"{field}={value}: {rule}", field=field)
 
 
 def _seed(lora_config: LoraConfig) -> int:

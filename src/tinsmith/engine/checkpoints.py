@@ -1,9 +1,9 @@
 """Adapters on disk: training state, and PEFT directories for sampling.
 
 A training state is a directory with `state.json` (format, base model and a hash of its config,
-LoraConfig, step, layers) and `state.safetensors` (`weights`, and `exp_avg`, `exp_avg_sq` once a
-step was taken, each one flat buffer). Gradients that were accumulated but not yet stepped are not
-part of it.
+LoraConfig, optimizer, step, layers) and `state.safetensors` (`weights`, and once a step was taken
+the optimizer's state, each one flat buffer). Gradients that were accumulated but not yet stepped
+are not part of it.
 
 Sampler weights are a PEFT adapter directory (`adapter_config.json`, `adapter_model.safetensors`)
 that PEFT and vLLM load as it is; any LoRA directory that PEFT wrote for the base model loads here.
@@ -29,7 +29,12 @@ from tinsmith.core.paths import atomic_directory
 from tinsmith.engine.adapters import LORA_ALPHA, Adapter, AdapterSnapshot, layer_shapes
 from tinsmith.engine.base_model import BaseModel
 from tinsmith.engine.lora import LoraPair
-from tinsmith.types import LoraConfig
+from tinsmith.types import (
+    AdamOptimizerConfig,
+    DimuonOptimizerConfig,
+    LoraConfig,
+    OptimizerConfig,
+)
 
 __all__ = ["base_model_hash", "read_peft", "read_state", "write_peft", "write_state"]
 
@@ -49,8 +54,7 @@ def base_model_hash(base: BaseModel) -> str:
 def write_state(adapter: Adapter, base: BaseModel, directory: Path) -> None:
     """Write a training state; an existing directory is replaced."""
     tensors = {"weights": adapter.flat.detach().cpu()}
-    moments = adapter.optimizer.state.get(adapter.flat, {})
-    tensors |= {key: moments[key].cpu() for key in ("exp_avg", "exp_avg_sq") if key in moments}
+    tensors |= {key: t.cpu() for key, t in adapter.optimizer.state_tensors().items()}
     state = {
         "format": _FORMAT,
         "version": _VERSION,
@@ -58,6 +62,7 @@ def write_state(adapter: Adapter, base: BaseModel, directory: Path) -> None:
         "base_model_hash": base_model_hash(base),
         "lora_config": adapter.lora_config.model_dump(),
         "lora_alpha": LORA_ALPHA,
+        "optimizer_config": adapter.optimizer.config.model_dump(),
         "step": adapter.step,
         "layers": {shape.name: [*shape.a_shape, *shape.b_shape] for shape in adapter.shapes},
         "dropped_gradient": adapter.grad is not None,
@@ -67,11 +72,20 @@ def write_state(adapter: Adapter, base: BaseModel, directory: Path) -> None:
         (staging / "state.json").write_text(jsonio.dumps(state) + "\n", encoding="utf-8")
 
 
-def read_state(base: BaseModel, directory: Path, *, with_optimizer: bool) -> Adapter:
+def read_state(
+    base: BaseModel,
+    directory: Path,
+    *,
+    with_optimizer: bool,
+    optimizer_config: OptimizerConfig | None = None,
+) -> Adapter:
     """The adapter that `write_state` wrote; without the optimizer it starts at step 0.
 
+    `optimizer_config` is the family that the adapter is to have, by default the saved one's.
+
     Raises:
-        ConfigError: no such state, or it belongs to another base model.
+        ConfigError: no such state, it belongs to another base model, or (with the optimizer) it
+            is another family's.
     """
     state = _read_json(directory / "state.json", "training state")
     if state.get("format") != _FORMAT or state.get("version") != _VERSION:
@@ -89,15 +103,39 @@ def read_state(base: BaseModel, directory: Path, *, with_optimizer: bool) -> Ada
     if {s.name: [*s.a_shape, *s.b_shape] for s in shapes} != state["layers"]:
         raise _bad_checkpoint(directory, "its layers are not those of the base model")
     tensors = _read_tensors(directory / "state.safetensors")
-    adapter = Adapter(lora_config, shapes, device=base.device, dtype=base.adapter_dtype)
-    expected = (*adapter.flat.shape,)
-    if any(tuple(tensor.shape) != expected for tensor in tensors.values()) or not tensors:
+    saved_family = _saved_config(state)
+    optimizer_config = optimizer_config or saved_family
+    if with_optimizer and optimizer_config != saved_family:
+        raise _bad_checkpoint(
+            directory,
+            f"its optimizer is {saved_family.type!r}, the model's is {optimizer_config.type!r}; "
+            "load it without the optimizer",
+        )
+    adapter = Adapter(
+        lora_config,
+        shapes,
+        device=base.device,
+        dtype=base.adapter_dtype,
+        optimizer_config=optimizer_config,
+    )
+    weights = tensors.pop("weights", None)
+    if weights is None or weights.shape != adapter.flat.shape:
         raise _bad_checkpoint(directory, "its tensors do not have the size of its layers")
     with torch.no_grad():
-        adapter.flat.copy_(tensors["weights"])
-    if with_optimizer and "exp_avg" in tensors:
-        adapter.restore_moments(tensors["exp_avg"], tensors["exp_avg_sq"], int(state["step"]))
+        adapter.flat.copy_(weights)
+    if with_optimizer and tensors:
+        try:
+            adapter.optimizer.load_state(tensors, int(state["step"]))
+        except ValueError as error:
+            raise _bad_checkpoint(directory, f"its optimizer state is damaged: {error}") from error
     return adapter
+
+
+def _saved_config(state: Mapping[str, Any]) -> OptimizerConfig:
+    """The family of a saved optimizer; states from before there was a choice name none."""
+    if state.get("optimizer_config", {}).get("type") == "dimuon":
+        return DimuonOptimizerConfig(**state["optimizer_config"])
+    return AdamOptimizerConfig()
 
 
 def layer_features(base: BaseModel, lora_config: LoraConfig) -> dict[str, tuple[int, int]]:

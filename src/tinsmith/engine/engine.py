@@ -22,7 +22,13 @@ from tinsmith.engine.base_model import load_base_model
 from tinsmith.engine.datums import check_job
 from tinsmith.engine.jobs import BaseModelInfo, EngineLimits, ForwardBackwardJob, OptimStepJob
 from tinsmith.engine.passes import JobRun, run_pass
-from tinsmith.types import ForwardBackwardOutput, LoraConfig, OptimStepResponse, TensorData
+from tinsmith.types import (
+    ForwardBackwardOutput,
+    LoraConfig,
+    OptimizerConfig,
+    OptimStepResponse,
+    TensorData,
+)
 
 if TYPE_CHECKING:
     from tinsmith.engine.sampler import Sampler
@@ -77,7 +83,12 @@ class Engine:
             self._sampler = Sampler(self.base, self.snapshots, self.limits)
         return self._sampler
 
-    def create_adapter(self, adapter_id: str, lora_config: LoraConfig) -> LoraConfig:
+    def create_adapter(
+        self,
+        adapter_id: str,
+        lora_config: LoraConfig,
+        optimizer_config: OptimizerConfig | None = None,
+    ) -> LoraConfig:
         """A fresh adapter.
 
         Returns:
@@ -94,6 +105,7 @@ class Engine:
             checkpoints.layer_features(self.base, lora_config),
             device=self.base.device,
             dtype=self.base.adapter_dtype,
+            optimizer_config=optimizer_config,
         )
         self._adapters[adapter_id] = adapter
         return adapter.lora_config
@@ -171,7 +183,7 @@ class Engine:
         return True
 
     def optim_step(self, jobs: Sequence[OptimStepJob]) -> list[OptimStepResponse | TinsmithError]:
-        """One AdamW step for each job, on its own adapter and with its own settings."""
+        """One optimizer step for each job, on its own adapter and with its own settings."""
         results: list[OptimStepResponse | TinsmithError] = []
         for job in jobs:
             try:
@@ -182,7 +194,7 @@ class Engine:
         return results
 
     def save_state(self, adapter_id: str, directory: Path) -> None:
-        """Write weights, AdamW moments and step; an existing directory is replaced.
+        """Write weights, the optimizer's state and step; an existing directory is replaced.
 
         A gradient that was accumulated and not stepped is not part of a checkpoint.
         """
@@ -195,13 +207,28 @@ class Engine:
             )
         checkpoints.write_state(adapter, self.base, directory)
 
-    def load_state(self, adapter_id: str, directory: Path, *, with_optimizer: bool) -> LoraConfig:
+    def load_state(
+        self,
+        adapter_id: str,
+        directory: Path,
+        *,
+        with_optimizer: bool,
+        optimizer_config: OptimizerConfig | None = None,
+    ) -> LoraConfig:
         """Replace the adapter, or create it, by what `save_state` wrote.
 
         Without the optimizer it starts from zero moments at step 0. An accumulated gradient is
-        dropped either way.
+        dropped either way. `optimizer_config` is the family the adapter has from then on, by
+        default that of the adapter that is replaced, or else of the saved one.
         """
-        adapter = checkpoints.read_state(self.base, directory, with_optimizer=with_optimizer)
+        if optimizer_config is None and adapter_id in self._adapters:
+            optimizer_config = self._adapters[adapter_id].optimizer.config
+        adapter = checkpoints.read_state(
+            self.base,
+            directory,
+            with_optimizer=with_optimizer,
+            optimizer_config=optimizer_config,
+        )
         self._adapters[adapter_id] = adapter
         return adapter.lora_config
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from tinsmith.algorithms.loss_graph import LossGraph
 from tinsmith.core.errors import TinsmithError
 from tinsmith.types import (
-    AdamParams,
     Datum,
+    OptimParams,
     SampleResponse,
     SamplingParams,
     StopReason,
@@ -51,7 +51,7 @@ class OptimStepJob:
     """One optimizer step of one adapter on the gradients accumulated since its last step."""
 
     adapter_id: str
-    params: AdamParams
+    params: OptimParams
 
 
 @dataclass(frozen=True)

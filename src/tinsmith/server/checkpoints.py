@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from tinsmith.core.jsonio import dumps
 from tinsmith.core.paths import atomic_write_text
 from tinsmith.server.errors import MissingError, RequestError
-from tinsmith.types import LoraConfig
+from tinsmith.types import AdamOptimizerConfig, LoraConfig, OptimizerConfig
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +46,7 @@ class CheckpointRecord(BaseModel):
     model_id: str
     base_model: str
     lora_config: LoraConfig
+    optimizer_config: OptimizerConfig = AdamOptimizerConfig()
     created_at: str
     """RFC 3339, UTC."""
     user_metadata: dict[str, Any] | None = None  # Any: the user's own JSON

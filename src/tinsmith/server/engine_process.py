@@ -170,8 +170,8 @@ def execute(engine: Engine, command: Command) -> object:
             return [_encoded(output) for output in engine.forward_backward(list(jobs))]
         case RunOptimStep(jobs):
             return engine.optim_step(list(jobs))
-        case CreateAdapter(adapter_id, lora_config):
-            return engine.create_adapter(adapter_id, lora_config)
+        case CreateAdapter(adapter_id, lora_config, optimizer_config):
+            return engine.create_adapter(adapter_id, lora_config, optimizer_config)
         case UnloadAdapter(adapter_id):
             return engine.unload_adapter(adapter_id) if engine.has_adapter(adapter_id) else None
         case SaveState():
@@ -203,7 +203,12 @@ def _load_state(engine: Engine, command: LoadState) -> None:
             field="model_id",
             hint="load the checkpoint into a new model",
         )
-    engine.load_state(command.adapter_id, command.directory, with_optimizer=command.with_optimizer)
+    engine.load_state(
+        command.adapter_id,
+        command.directory,
+        with_optimizer=command.with_optimizer,
+        optimizer_config=command.optimizer_config,
+    )
 
 
 def _save_state(engine: Engine, command: SaveState) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from tinsmith.core.errors import TinsmithError
 from tinsmith.engine.jobs import BaseModelInfo, ForwardBackwardJob, OptimStepJob
-from tinsmith.types import LoraConfig
+from tinsmith.types import LoraConfig, OptimizerConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +33,7 @@ class CreateAdapter:
 
     adapter_id: str
     lora_config: LoraConfig
+    optimizer_config: OptimizerConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +79,8 @@ class LoadState:
     directory: Path
     with_optimizer: bool
     create: bool
+    optimizer_config: OptimizerConfig | None = None
+    """Of the adapter from then on; None keeps its own, or takes the checkpoint's."""
 
 
 @dataclass(frozen=True, slots=True)

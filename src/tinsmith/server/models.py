@@ -29,6 +29,7 @@ from tinsmith.server.encryption import check_recipients
 from tinsmith.server.engines import EnginePool
 from tinsmith.server.errors import RequestError
 from tinsmith.server.futures import PROTOBUF_TYPE, FutureStore, Outcome
+from tinsmith.server.optimizer_checks import check_optim_params, check_optimizer_config
 from tinsmith.server.requests import OptimStepBody
 from tinsmith.server.sessions import SessionRegistry
 from tinsmith.server.store import MemoryStore, ModelRecord, SamplerRecord
@@ -41,6 +42,7 @@ from tinsmith.types import (
     ForwardBackwardRequest,
     LoadWeightsRequest,
     LoraConfig,
+    OptimizerConfig,
     OptimStepResponse,
     SaveWeightsExternalRequest,
     SaveWeightsForSamplerRequest,
@@ -86,7 +88,8 @@ class ModelRegistry:
 
         def make(_: BaseModelFacts) -> messages.Command:
             check_lora_config(lora_config)
-            return messages.CreateAdapter(model_id, lora_config)
+            check_optimizer_config(body.optimizer_config)
+            return messages.CreateAdapter(model_id, lora_config, body.optimizer_config)
 
         def encode(lora_config: object) -> Outcome:
             assert isinstance(lora_config, LoraConfig)
@@ -100,6 +103,7 @@ class ModelRegistry:
             digest=digest,
             base_model=body.base_model,
             lora_config=lora_config,
+            optimizer_config=body.optimizer_config,
             make=make,
             encode=encode,
         )
@@ -122,9 +126,16 @@ class ModelRegistry:
                 field="base_model",
                 hint="leave base_model out",
             )
+        optimizer_config = body.optimizer_config or record.optimizer_config
+        check_optimizer_config(optimizer_config)
+        _check_family(body, record, optimizer_config)
         answer = {"type": "load_weights", "path": str(path), "model_id": model_id}
         command = messages.LoadState(
-            model_id, self._checkpoints.directory(path), body.optimizer, create=True
+            model_id,
+            self._checkpoints.directory(path),
+            body.optimizer,
+            create=True,
+            optimizer_config=optimizer_config,
         )
 
         def encode(_: object) -> Outcome:
@@ -136,6 +147,7 @@ class ModelRegistry:
             digest=digest,
             base_model=record.base_model,
             lora_config=record.lora_config,
+            optimizer_config=optimizer_config,
             make=lambda _: command,
             encode=encode,
         )
@@ -146,7 +158,7 @@ class ModelRegistry:
         assert body.model_id is not None
 
         def make(model: ModelRecord) -> Work:
-            for name in ("session_id", "model_seq_id", "base_model"):
+            for name in ("session_id", "model_seq_id", "base_model", "optimizer_config"):
                 if getattr(body, name) is not None:
                     raise RequestError(f"{name}: must be left out with model_id", field=name)
             path, record = self._checkpoint(body)
@@ -156,6 +168,7 @@ class ModelRegistry:
                     f"{model.base_model!r}",
                     field="path",
                 )
+            _check_family(body, record, model.optimizer_config)
             answer = {"type": "load_weights", "path": str(path), "model_id": model.model_id}
 
             def encode(_: object) -> Outcome:
@@ -214,15 +227,8 @@ class ModelRegistry:
         """One optimizer step."""
 
         def make(model: ModelRecord) -> Work:
-            if body.optimizer_params is not None:
-                kind = body.optimizer_params.get("type")
-                raise RequestError(
-                    f"optimizer_params.type={kind!r}: must be 'adamw', set by adam_params",
-                    field="optimizer_params",
-                )
-            if body.adam_params is None:
-                raise RequestError("adam_params: missing", field="adam_params")
-            job = OptimStepJob(model.model_id, body.adam_params)
+            params = check_optim_params(body, model.optimizer_config)
+            job = OptimStepJob(model.model_id, params)
             return Work("optim_step", job, _encode_optim_step)
 
         return self._submit(body.model_id, body.seq_id, make, digest=digest)
@@ -323,7 +329,7 @@ class ModelRegistry:
             "is_lora": True,
             "lora_rank": model.lora_config.rank,
             "model_name": model.base_model,
-            "optimizer_config": {"type": "adamw"},
+            "optimizer_config": model.optimizer_config.model_dump(),
         }
 
     def unload(self, model_id: str) -> str:
@@ -398,6 +404,7 @@ class ModelRegistry:
         digest: str,
         base_model: str,
         lora_config: LoraConfig,
+        optimizer_config: OptimizerConfig,
         make: Callable[[BaseModelFacts], messages.Command],
         encode: Callable[[object], Outcome],
     ) -> str:
@@ -421,6 +428,7 @@ class ModelRegistry:
             lora_config=lora_config,
             user_metadata=body.user_metadata,
             unit=unit,
+            optimizer_config=optimizer_config,
             key_id=self._store.session(session_id).key_id,
         )
         self._store.add_model(model)
@@ -502,11 +510,25 @@ def _checkpoint_record(
         model_id=model.model_id,
         base_model=model.base_model,
         lora_config=model.lora_config,
+        optimizer_config=model.optimizer_config,
         created_at=datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
         user_metadata=getattr(body, "user_metadata", None),
         key_id=model.key_id,
         expires_at=expiry_of(body.ttl_seconds),
     )
+
+
+def _check_family(
+    body: LoadWeightsRequest, record: CheckpointRecord, optimizer_config: OptimizerConfig
+) -> None:
+    """An optimizer's state is of use to its own family only; weights are to all."""
+    if body.optimizer and optimizer_config != record.optimizer_config:
+        raise RequestError(
+            f"optimizer=true: the checkpoint's optimizer is {record.optimizer_config.type!r}, the "
+            f"model's is {optimizer_config.type!r}",
+            field="optimizer",
+            hint="load the weights alone, and start the optimizer afresh",
+        )
 
 
 def _dumped(record: CheckpointRecord) -> dict[str, object]:

@@ -6,11 +6,11 @@ Unknown fields are refused by name, so that nothing a client asks for is dropped
 from __future__ import annotations
 
 from datetime import date, datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 
-from tinsmith.types import AccessScope, AdamParams, RequestModel
+from tinsmith.types import AccessScope, AdamParams, OptimParams, RequestModel
 
 PRINTABLE = r"^[^\x00-\x1f\x7f]*$"
 MAX_PAGE = 1000
@@ -49,12 +49,12 @@ class UnloadModelRequest(RequestModel):
 
 
 class OptimStepBody(RequestModel):
-    """optim_step; another optimizer's parameters are told apart to be refused by name."""
+    """optim_step: `adam_params`, or `optimizer_params` of another family."""
 
     model_id: str
     seq_id: int | None = None
     adam_params: AdamParams | None = None
-    optimizer_params: dict[str, Any] | None = None  # Any: another family's settings
+    optimizer_params: OptimParams | None = None
     type: Literal["optim_step"] = "optim_step"
 
 

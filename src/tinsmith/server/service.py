@@ -168,7 +168,7 @@ class Service:
             "train_unembed": lora.train_unembed,
             "train_mlp": lora.train_mlp,
             "train_attn": lora.train_attn,
-            "optimizer_config": {"type": "adamw"},
+            "optimizer_config": record.optimizer_config.model_dump(),
         }
 
     async def check_readable(

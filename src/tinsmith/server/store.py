@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from tinsmith.server.access import may_use
 from tinsmith.server.errors import GoneError, LostError, MissingError, RequestError
 from tinsmith.server.metadata.writes import MetadataWrites, NullWrites
-from tinsmith.types import LoraConfig
+from tinsmith.types import LoraConfig, OptimizerConfig
 
 if TYPE_CHECKING:
     from tinsmith.server.engines import EngineUnit
@@ -48,6 +48,7 @@ class ModelRecord:
     lora_config: LoraConfig
     user_metadata: dict[str, Any] | None
     unit: EngineUnit
+    optimizer_config: OptimizerConfig
     key_id: int | None = None
     created_at: float = field(default_factory=time.time)
     noted_at: float = 0.0

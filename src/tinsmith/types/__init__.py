@@ -66,6 +66,16 @@ from tinsmith.types.model_input import (
     ModelInput,
     ModelInputChunk,
 )
+from tinsmith.types.optimizers import (
+    AdamOptimizerConfig,
+    AdamParams,
+    DimuonOptimizerConfig,
+    DimuonParams,
+    OptimizerConfig,
+    OptimizerConfigBase,
+    OptimParams,
+    OptimParamsBase,
+)
 from tinsmith.types.principals import (
     ApiKeyDetails,
     ApiKeyOrganization,
@@ -162,15 +172,7 @@ from tinsmith.types.sessions import (
     SessionTraceExportResponse,
     UserSearchOwner,
 )
-from tinsmith.types.settings import (
-    AdamOptimizerConfig,
-    AdamParams,
-    LoraConfig,
-    LossFnType,
-    OptimizerConfig,
-    OptimParams,
-    SamplingParams,
-)
+from tinsmith.types.settings import LoraConfig, LossFnType, SamplingParams
 from tinsmith.types.tensor_data import (
     TensorData,
     TensorDtype,
@@ -241,6 +243,8 @@ __all__ = [
     "CustomLossInputRank",
     "CustomLossNode",
     "Datum",
+    "DimuonOptimizerConfig",
+    "DimuonParams",
     "DmelChunk",
     "EncodedTextChunk",
     "EventType",
@@ -273,9 +277,11 @@ __all__ = [
     "ModelInput",
     "ModelInputChunk",
     "OptimParams",
+    "OptimParamsBase",
     "OptimStepRequest",
     "OptimStepResponse",
     "OptimizerConfig",
+    "OptimizerConfigBase",
     "OptimizerConfigInfo",
     "OwnSearchOwner",
     "ParsedCheckpointTinkerPath",

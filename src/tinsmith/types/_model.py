@@ -132,7 +132,9 @@ def _field_name(details: ErrorDetails, inner: object) -> str:
     return ".".join(parts) or "value"
 
 
-_TAGS = frozenset({"encoded_text", "image", "image_asset_pointer", "dmel"})
+_TAGS = frozenset(
+    {"encoded_text", "image", "image_asset_pointer", "dmel", "adamw", "dimuon", "other_family"}
+)
 
 
 def _moved(inner: UserError, field: str) -> UserError:

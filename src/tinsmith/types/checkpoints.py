@@ -80,6 +80,7 @@ class OptimizerConfigInfo(ResponseModel):
     """The optimizer's family."""
 
     type: str = "adamw"
+    version: int | None = None
 
 
 class WeightsInfoResponse(ResponseModel):

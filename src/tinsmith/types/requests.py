@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, BeforeValidator, Field
+from pydantic import (
+    AliasChoices,
+    BeforeValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+)
 
 from tinsmith.types._model import RequestModel, allowed
 from tinsmith.types.model_input import ModelInput
-from tinsmith.types.settings import AdamOptimizerConfig, AdamParams, LoraConfig, SamplingParams
+from tinsmith.types.optimizers import AdamOptimizerConfig, AdamParams, OptimizerConfig, OptimParams
+from tinsmith.types.settings import LoraConfig, SamplingParams
 from tinsmith.types.tensor_data import TensorData
 
 __all__ = [
@@ -63,7 +70,8 @@ class CreateModelRequest(RequestModel):
     base_model: _Text
     user_metadata: UserMetadata | None = None
     lora_config: LoraConfig | None = None
-    optimizer_config: AdamOptimizerConfig = AdamOptimizerConfig()
+    optimizer_config: OptimizerConfig = AdamOptimizerConfig()
+    """The optimizer's family, fixed for the model's life."""
     type: Literal["create_model"] = "create_model"
 
 
@@ -78,15 +86,20 @@ class OptimStepRequest(RequestModel):
     """Steps the optimizer on the gradients gathered since its last step."""
 
     optim_params: Annotated[
-        AdamParams,
-        Field(
-            validation_alias=AliasChoices("optim_params", "adam_params", "optimizer_params"),
-            serialization_alias="adam_params",
-        ),
+        OptimParams,
+        Field(validation_alias=AliasChoices("optim_params", "adam_params", "optimizer_params")),
     ]
     model_id: str
     seq_id: int | None = None
     type: Literal["optim_step"] = "optim_step"
+
+    @model_serializer(mode="wrap")
+    def _named_by_family(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """On the wire AdamW's settings are `adam_params`, all others `optimizer_params`."""
+        body: dict[str, Any] = dump(self)  # Any: JSON
+        is_adam = isinstance(self.optim_params, AdamParams)
+        params = {"adam_params" if is_adam else "optimizer_params": body.pop("optim_params")}
+        return {**params, **body}
 
 
 class SaveWeightsRequest(RequestModel):
@@ -127,7 +140,8 @@ class LoadWeightsRequest(RequestModel):
     path: _Text
     optimizer: bool = False
     """Also restore the optimizer's state."""
-    optimizer_config: AdamOptimizerConfig | None = None
+    optimizer_config: OptimizerConfig | None = None
+    """The family of a new model; None takes the checkpoint's."""
     weights_access_token: str | None = None
     type: Literal["load_weights"] = "load_weights"
 

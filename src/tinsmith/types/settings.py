@@ -1,4 +1,4 @@
-"""Settings that people choose: of an adapter, of an optimizer step, of sampling.
+"""Settings that people choose: of an adapter, of sampling. Optimizers have a module of their own.
 
 Each value is checked when the object is built; the rules are those of the service.
 """
@@ -11,20 +11,15 @@ from collections.abc import Sequence
 from typing import Annotated, Literal, SupportsIndex, cast
 
 import numpy as np
-from pydantic import BeforeValidator, PlainValidator
+from pydantic import PlainValidator
 from pydantic.json_schema import WithJsonSchema
-from pydantic_core import PydanticCustomError
 
 from tinsmith.core.errors import ConfigError
 from tinsmith.types._model import RequestModel, allowed
 
 __all__ = [
-    "AdamOptimizerConfig",
-    "AdamParams",
     "LoraConfig",
     "LossFnType",
-    "OptimParams",
-    "OptimizerConfig",
     "SamplingParams",
 ]
 
@@ -45,50 +40,7 @@ def _at_least_zero(value: float) -> bool:
     return value >= 0 and math.isfinite(value)
 
 
-_NotNegative = Annotated[float, allowed(_at_least_zero, "must be 0 or more, and finite")]
-_Beta = Annotated[float, allowed(lambda b: 0 <= b < 1, "must be in [0, 1)")]
 _Seed = Annotated[int | None, allowed(lambda s: -(2**63) <= s < 2**63, "must fit in 64 bits")]
-
-
-class AdamParams(RequestModel):
-    """Settings of one AdamW step."""
-
-    learning_rate: _NotNegative = 1e-4
-    beta1: _Beta = 0.9
-    """Decay of the first moment."""
-    beta2: _Beta = 0.95
-    """Decay of the second moment."""
-    eps: Annotated[
-        float, allowed(lambda e: e > 0 and math.isfinite(e), "must be above 0, and finite")
-    ] = 1e-12
-    weight_decay: _NotNegative = 0.0
-    """Decoupled: weights shrink by learning_rate * weight_decay a step."""
-    grad_clip_norm: _NotNegative = 0.0
-    """Greatest global norm of the gradient; 0 clips nothing."""
-
-
-def _family(value: object) -> object:
-    if value == "dimuon":
-        raise PydanticCustomError(
-            "not_allowed",
-            "{rule}",
-            {
-                "rule": "must be 'adamw'",
-                "hint": "Dimuon's update rule is not public, so it cannot be computed here",
-            },
-        )
-    return value
-
-
-class AdamOptimizerConfig(RequestModel):
-    """The optimizer's family, chosen when a model is created."""
-
-    type: Annotated[Literal["adamw"], BeforeValidator(_family)] = "adamw"
-
-
-OptimParams = AdamParams
-"""Settings of a step, of any family that the service computes."""
-OptimizerConfig = AdamOptimizerConfig
 
 
 class LoraConfig(RequestModel):

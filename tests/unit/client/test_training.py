@@ -222,7 +222,7 @@ def test_optim_step_takes_exactly_one_set_of_parameters(
 ) -> None:
     with pytest.raises(UserError, match="exactly one"):
         training.optim_step()
-    with pytest.raises(UserError, match="an AdamParams"):
+    with pytest.raises(UserError, match="such as AdamParams"):
         training.optim_step({"learning_rate": 1e-3})  # type: ignore[arg-type]
     with pytest.raises(UserError, match="exactly one"):
         training.optim_step(ADAM, adam_params=ADAM)

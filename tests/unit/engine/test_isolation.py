@@ -38,7 +38,7 @@ def step(engine: Engine, adapter_id: str, **params: float) -> dict[str, float]:
 def state_of(engine: Engine, adapter_id: str) -> list[torch.Tensor]:
     """Every tensor that belongs to an adapter, copied."""
     adapter = engine.adapter(adapter_id)
-    moments = adapter.optimizer.state.get(adapter.flat, {})
+    moments = adapter.optimizer.state_tensors()
     tensors = [
         adapter.flat,
         *([adapter.grad] if adapter.grad is not None else []),

@@ -19,6 +19,7 @@ from tinsmith.server.messages import Command
 from tinsmith.types import (
     ForwardBackwardOutput,
     LoraConfig,
+    OptimizerConfig,
     OptimStepResponse,
     SampledSequence,
     SampleResponse,
@@ -88,7 +89,9 @@ class FakeEngine:
         self.events: list[str] = []
         self.adapters: dict[str, LoraConfig] = {}
 
-    def create_adapter(self, adapter_id: str, config: LoraConfig) -> LoraConfig:
+    def create_adapter(
+        self, adapter_id: str, config: LoraConfig, optimizer_config: OptimizerConfig
+    ) -> LoraConfig:
         self.adapters[adapter_id] = config
         return config
 

@@ -173,7 +173,8 @@ async def test_bad_requests_name_the_field(
             "lora_config.train_attn",
         ),
         ({"lora_config": None}, "lora_config"),
-        ({"optimizer_config": {"type": "dimuon"}}, "optimizer_config.type"),
+        ({"optimizer_config": {"type": "lion", "speed": 9}}, "optimizer_config.type"),
+        ({"optimizer_config": {"type": "dimuon", "version": 2}}, "optimizer_config.version"),
         ({"model_seq_id": -1}, "model_seq_id"),
     ],
 )

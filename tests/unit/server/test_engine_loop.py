@@ -28,7 +28,7 @@ from tinsmith.server.messages import (
     decode,
     encode,
 )
-from tinsmith.types import LoraConfig, SamplingParams
+from tinsmith.types import AdamOptimizerConfig, LoraConfig, SamplingParams
 
 
 def sample_job(job_id: str, *, max_tokens: int = 3, num_samples: int = 1) -> SampleJob:
@@ -51,7 +51,12 @@ def run(engine: FakeEngine, *messages: object) -> list[Any]:
 
 def test_calls_are_answered_in_order_and_stop_lets_them_finish() -> None:
     lora = LoraConfig(rank=4)
-    sent = run(FakeEngine(), Call(1, CreateAdapter("a", lora)), training_call(2), Stop())
+    sent = run(
+        FakeEngine(),
+        Call(1, CreateAdapter("a", lora, AdamOptimizerConfig())),
+        training_call(2),
+        Stop(),
+    )
     assert [reply.call_id for reply in sent] == [1, 2]
     assert sent[0].result == lora
 

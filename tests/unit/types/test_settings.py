@@ -155,14 +155,6 @@ def test_a_nested_mistake_is_named_by_its_path() -> None:
         )
 
 
-def test_an_optimizer_of_unknown_formula_is_refused_with_the_reason() -> None:
-    body = {"session_id": "s", "model_seq_id": 0, "base_model": "b"}
-    with pytest.raises(ConfigError, match="must be 'adamw'") as caught:
-        parse_request(CreateModelRequest, {**body, "optimizer_config": {"type": "dimuon"}})
-    assert caught.value.field == "optimizer_config.type"
-    assert "update rule is not public" in str(caught.value)
-
-
 def test_several_mistakes_are_counted() -> None:
     with pytest.raises(ConfigError, match=r"^session_id: missing \(and 2 more\)"):
         parse_request(CreateModelRequest, {})
