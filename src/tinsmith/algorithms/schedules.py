@@ -25,17 +25,26 @@ class _Schedule:
     With `w` warm-up steps of `n`: step `s < w` has multiplier `(s + 1) / (w + 1)`, so that no step
     is spent at zero; step `w` has multiplier 1; after it the decay sees `(s - w) / (n - w)`.
 
+    With `f` the final fraction, the decay runs from 1 to `f`: `f + (1 - f) * decay`.
+
     Attributes:
         num_steps: Steps of the whole run.
         num_warmup_steps: Steps before the peak.
+        final_fraction: What the decay ends at, as a part of the peak.
     """
 
     num_steps: int
     num_warmup_steps: int = 0
+    final_fraction: float = 0.0
 
     def __post_init__(self) -> None:
         if self.num_steps < 1:
             raise ConfigError(f"num_steps={self.num_steps}: must be 1 or more", field="num_steps")
+        if not 0 <= self.final_fraction <= 1:
+            raise ConfigError(
+                f"final_lr_fraction={self.final_fraction}: must be 0 to 1",
+                field="final_lr_fraction",
+            )
         if not 0 <= self.num_warmup_steps < self.num_steps:
             raise ConfigError(
                 f"warmup_steps={self.num_warmup_steps}: must be 0 or more and below the run's "
@@ -49,7 +58,11 @@ class _Schedule:
         warmup = self.num_warmup_steps
         if step < warmup:
             return (step + 1) / (warmup + 1)
-        return self._decay(min((step - warmup) / (self.num_steps - warmup), 1.0))
+        decay = self._decay(min((step - warmup) / (self.num_steps - warmup), 1.0))
+        return decay if not self.final_fraction else self._lifted(decay)
+
+    def _lifted(self, decay: float) -> float:
+        return self.final_fraction + (1.0 - self.final_fraction) * decay
 
     def _decay(self, fraction: float) -> float:
         """Multiplier after warm-up, `fraction` of the remaining steps being done."""
@@ -90,7 +103,9 @@ SCHEDULES: Mapping[str, type[Constant | Linear | Cosine]] = MappingProxyType(
 )
 
 
-def make_schedule(name: str, num_steps: int, num_warmup_steps: int = 0) -> Schedule:
+def make_schedule(
+    name: str, num_steps: int, num_warmup_steps: int = 0, *, final_fraction: float = 0.0
+) -> Schedule:
     """Build a schedule by name.
 
     Example:
@@ -103,4 +118,4 @@ def make_schedule(name: str, num_steps: int, num_warmup_steps: int = 0) -> Sched
     """
     if name not in SCHEDULES:
         raise unknown_name("lr_schedule", name, sorted(SCHEDULES), field="lr_schedule")
-    return SCHEDULES[name](num_steps, num_warmup_steps)
+    return SCHEDULES[name](num_steps, num_warmup_steps, final_fraction)

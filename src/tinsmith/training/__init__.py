@@ -5,9 +5,12 @@
 """
 
 from tinsmith.training.checkpoints import CheckpointRecord
-from tinsmith.training.config import SupervisedConfig
+from tinsmith.training.config import SampleEvalConfig, SupervisedConfig
 from tinsmith.training.evaluators import Evaluator, NLLEvaluator
-from tinsmith.training.supervised import SupervisedResult, TrainingDivergedError
+from tinsmith.training.loop import TrainingDivergedError
+from tinsmith.training.sampling_evaluators import SamplingEvaluator
+from tinsmith.training.saving import Stateful
+from tinsmith.training.supervised import SupervisedResult
 from tinsmith.training.supervised import run as run_supervised
 from tinsmith.training.supervised import train as train_supervised
 
@@ -15,6 +18,9 @@ __all__ = [
     "CheckpointRecord",
     "Evaluator",
     "NLLEvaluator",
+    "SampleEvalConfig",
+    "SamplingEvaluator",
+    "Stateful",
     "SupervisedConfig",
     "SupervisedResult",
     "TrainingDivergedError",

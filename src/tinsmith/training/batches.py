@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -46,26 +46,55 @@ class BatchPlan:
         batch_size: Conversations a batch; the last one of an epoch may hold fewer.
         seed: Every epoch is ordered by `seed + epoch`.
         normalisation: What the loss of a batch is divided by.
+        max_batch_tokens: If given, batches are as many conversations as fit into so many tokens, at
+            least one, in the epoch's order; `batch_size` then does not matter.
+        lengths: Tokens of every conversation; needed with `max_batch_tokens`.
     """
 
     dataset: SupervisedDataset
     batch_size: int
     seed: int
     normalisation: LossNormalisation
+    max_batch_tokens: int | None = None
+    lengths: tuple[int, ...] = field(default=(), hash=False, compare=False)
 
     @property
     def batches_per_epoch(self) -> int:
-        return -(-len(self.dataset) // self.batch_size)
+        """Batches of the first epoch; of every epoch, where conversations are counted."""
+        return self.num_batches(0)
+
+    def num_batches(self, epoch: int) -> int:
+        if self.max_batch_tokens is None:
+            return -(-len(self.dataset) // self.batch_size)
+        return len(_token_starts(self, epoch)) - 1
+
+    def num_steps(self, num_epochs: int) -> int:
+        """Steps of so many epochs."""
+        return sum(self.num_batches(epoch) for epoch in range(num_epochs))
 
     def position(self, step: int) -> Position:
         """Epoch and batch of a step, both from 0."""
-        return Position(*divmod(step, self.batches_per_epoch))
+        if self.max_batch_tokens is None:
+            return Position(*divmod(step, self.batches_per_epoch))
+        epoch = 0
+        while step >= self.num_batches(epoch):
+            step -= self.num_batches(epoch)
+            epoch += 1
+        return Position(epoch, step)
+
+    def epochs_done(self, step: int) -> float:
+        """Epochs behind a run after `step` steps, with their fraction."""
+        epoch, batch = self.position(step)
+        return epoch + batch / self.num_batches(epoch)
 
     def indices(self, step: int) -> list[int]:
         """Conversations of a step."""
         epoch, batch = self.position(step)
         order = _cached_order(len(self.dataset), self.seed, epoch)
-        return order[batch * self.batch_size : (batch + 1) * self.batch_size].tolist()
+        if self.max_batch_tokens is None:
+            return order[batch * self.batch_size : (batch + 1) * self.batch_size].tolist()
+        starts = _token_starts(self, epoch)
+        return order[starts[batch] : starts[batch + 1]].tolist()
 
     def build(self, step: int) -> Batch:
         """Render the batch of a step and normalise its weights."""
@@ -79,6 +108,20 @@ class BatchPlan:
             num_tokens=sum(item.datum.model_input.length for item in built),
             num_loss_tokens=sum(counts),
         )
+
+
+@lru_cache(maxsize=4)
+def _token_starts(plan: BatchPlan, epoch: int) -> list[int]:
+    """Where an epoch's batches start in its order, and where the last one ends."""
+    assert plan.max_batch_tokens is not None
+    starts, num_tokens = [0], 0
+    for place, index in enumerate(_cached_order(len(plan.dataset), plan.seed, epoch).tolist()):
+        length = plan.lengths[index]
+        if num_tokens and num_tokens + length > plan.max_batch_tokens:
+            starts.append(place)
+            num_tokens = 0
+        num_tokens += length
+    return [*starts, len(plan.lengths)]
 
 
 def weight_scales(

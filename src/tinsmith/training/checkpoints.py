@@ -8,13 +8,18 @@ from __future__ import annotations
 
 import json
 import os
+import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tinsmith.core.errors import DataError
+from tinsmith.core.paths import atomic_write_text
 
 FINAL = "final"
+CheckpointKind = Literal["periodic", "rolling", "best", "final"]
 
 
 class CheckpointRecord(BaseModel):
@@ -23,13 +28,21 @@ class CheckpointRecord(BaseModel):
     model_config = ConfigDict(frozen=True, extra="allow", use_attribute_docstrings=True)
 
     name: str
-    """Six digits of the step, or `final`."""
+    """Six digits of the step, perhaps with the kind before them, or `final`."""
     step: int
     """Optimizer steps that the checkpoint contains."""
     epoch: int
     """Epoch of the next batch, from 0."""
     batch: int
     """Place of the next batch in that epoch, from 0."""
+    kind: CheckpointKind = "periodic"
+    """Why it was saved: by steps, by the clock, as the best so far, or at the end."""
+    num_tokens: int = 0
+    """Tokens that the run had trained on."""
+    expires_at: float | None = None
+    """When the service may delete it, in seconds since 1970."""
+    state: dict[str, Any] = Field(default_factory=dict)
+    """State of what is not the model, by name."""
     state_path: str | None = None
     """Address of the training state: adapter, optimizer moments, step."""
     sampler_path: str | None = None
@@ -40,14 +53,14 @@ class CheckpointRecord(BaseModel):
         return self.name == FINAL
 
 
-def checkpoint_name(step: int) -> str:
+def checkpoint_name(step: int, kind: CheckpointKind = "periodic") -> str:
     """Name of the checkpoint that contains `step` optimizer steps."""
-    return f"{step:06d}"
+    return f"{step:06d}" if kind == "periodic" else f"{kind}-{step:06d}"
 
 
 def append_record(path: Path, record: CheckpointRecord) -> None:
     """Add a line, on disk when this returns; a half-written line before it is removed."""
-    line = record.model_dump_json(exclude_none=True) + "\n"
+    line = _line(record)
     with path.open("a+b") as file:
         _drop_half_line(path, file.tell())
         file.write(line.encode())
@@ -79,9 +92,29 @@ def read_records(path: Path) -> list[CheckpointRecord]:
     return records
 
 
-def last_resumable(records: list[CheckpointRecord]) -> CheckpointRecord | None:
-    """The newest record with a training state."""
-    return next((record for record in reversed(records) if record.state_path), None)
+def replace_records(path: Path, records: Sequence[CheckpointRecord]) -> None:
+    """Write the file anew, at once."""
+    atomic_write_text(path, "".join(map(_line, records)))
+
+
+def last_resumable(
+    records: Sequence[CheckpointRecord], now: float | None = None
+) -> CheckpointRecord | None:
+    """The newest record with a training state that has not expired."""
+    now = time.time() if now is None else now
+    return next(
+        (
+            record
+            for record in reversed(records)
+            if record.state_path and (record.expires_at is None or record.expires_at > now)
+        ),
+        None,
+    )
+
+
+def _line(record: CheckpointRecord) -> str:
+    left_out = {"state"} if not record.state else set[str]()
+    return record.model_dump_json(exclude_none=True, exclude=left_out) + "\n"
 
 
 def _drop_half_line(path: Path, size: int) -> None:

@@ -19,6 +19,28 @@ LossNormalisation = Literal["token_mean", "example_mean", "sum"]
 IfExists = Literal["raise", "resume", "delete", "ask"]
 
 
+class SampleEvalConfig(BaseModel):
+    """Prompts that are answered with the weights of the moment, and how answers are graded."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    data: Source | None = None
+    """File of prompts with answers; none asks nothing."""
+    grader: str = "final_answer"
+    """How an answer is graded: final_answer, exact, contains, or an entry point
+    (`tinsmith.graders`)."""
+    max_prompts: int = Field(default=100, ge=1)
+    """Prompts to ask, from the start of the file."""
+    num_samples: int = Field(default=1, ge=1)
+    """Answers to each; the score is their mean."""
+    max_tokens: int = Field(default=256, ge=1)
+    """Longest answer, in tokens."""
+    temperature: float = Field(default=0.0, ge=0)
+    """0 takes the likeliest token each time."""
+    seed: int = Field(default=0, ge=0)
+    """Fixes the tokens that are drawn."""
+
+
 class SupervisedConfig(BaseModel):
     """A supervised fine-tuning run."""
 
@@ -53,8 +75,13 @@ class SupervisedConfig(BaseModel):
 
     batch_size: int = Field(default=16, ge=1)
     """Conversations a step; the last batch of an epoch may be smaller."""
+    batch_tokens: int | None = Field(default=None, ge=1)
+    """Tokens a step, at most, instead of a number of conversations; a longer conversation has a
+    step of its own."""
     num_epochs: int = Field(default=1, ge=1)
     """Passes over the data."""
+    num_steps: int | None = Field(default=None, ge=1)
+    """Steps of the run instead of `num_epochs`, with as many epochs as that takes."""
     max_steps: int | None = Field(default=None, ge=1)
     """Stop after so many steps; the schedule ends there, too."""
     seed: int = Field(default=0, ge=0)
@@ -70,6 +97,10 @@ class SupervisedConfig(BaseModel):
     """Decay after warm-up: linear, cosine or constant."""
     warmup_steps: int = Field(default=0, ge=0)
     """Steps of linear warm-up."""
+    warmup_fraction: float = Field(default=0.0, ge=0, lt=1)
+    """Part of the run that is warm-up, instead of `warmup_steps`."""
+    final_lr_fraction: float = Field(default=0.0, ge=0, le=1)
+    """Part of the peak learning rate that the schedule ends at."""
     adam_beta1: float = Field(default=0.9, ge=0, lt=1)
     """Decay of Adam's first moment."""
     adam_beta2: float = Field(default=0.95, ge=0, lt=1)
@@ -95,8 +126,31 @@ class SupervisedConfig(BaseModel):
     eval_every: int = Field(default=10, ge=0)
     """Steps between evaluations on held-out data; there is always one before the first step and
     one after the last. 0 leaves it at these two."""
+    infrequent_eval_every: int = Field(default=100, ge=0)
+    """Steps between runs of the infrequent evaluators, which also run first and last."""
+    evaluators: tuple[str, ...] = ()
+    """Evaluators of installed packages (entry points `tinsmith.evaluators`), every `eval_every`."""
+    infrequent_evaluators: tuple[str, ...] = ()
+    """The same, every `infrequent_eval_every`."""
+    eval_accuracy: bool = False
+    """Also measure how often the likeliest token is the held-out one; samples with the weights."""
+    sample_eval: SampleEvalConfig = SampleEvalConfig()
+    """Answers to prompts, graded, every `infrequent_eval_every`."""
+
     save_every: int = Field(default=50, ge=0)
     """Steps between checkpoints to resume from; 0 saves at the end only."""
+    rolling_save_every_s: float = Field(default=0.0, ge=0)
+    """Seconds between rolling checkpoints, of which only the newest is kept; 0 makes none."""
+    rolling_ttl_s: int = Field(default=7200, ge=1)
+    """How long the service keeps a rolling checkpoint."""
+    checkpoint_ttl_s: int | None = Field(default=None, ge=1)
+    """How long the service keeps a checkpoint of `save_every`; none keeps it for good."""
+    keep_last: int = Field(default=0, ge=0)
+    """Newest checkpoints of `save_every` to keep; older ones are deleted. 0 keeps all."""
+    best_metric: str | None = None
+    """Metric by which the best state is kept as a checkpoint of its own, such as `eval/nll`."""
+    best_is: Literal["lowest", "highest"] = "lowest"
+    """Which value of it is the best."""
     submit_ahead: int = Field(default=1, ge=0)
     """Steps sent to the service before the oldest is awaited; results do not depend on it."""
     progress: bool = True
@@ -115,6 +169,17 @@ class SupervisedConfig(BaseModel):
 
 
 FREE_ON_RESUME = frozenset(
-    {"base_url", "run_dir", "if_exists", "progress", "submit_ahead", "save_every"}
+    {
+        "base_url",
+        "run_dir",
+        "if_exists",
+        "progress",
+        "submit_ahead",
+        "save_every",
+        "rolling_save_every_s",
+        "rolling_ttl_s",
+        "checkpoint_ttl_s",
+        "keep_last",
+    }
 )
 """Fields that may change when a run is resumed, since no metric depends on them."""

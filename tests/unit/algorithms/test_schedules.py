@@ -58,7 +58,7 @@ def test_multipliers_stay_between_zero_and_one_and_every_step_learns(
 
 def test_schedules_compare_and_print_by_their_settings() -> None:
     assert Linear(10, 2) == make_schedule("linear", 10, 2)
-    assert repr(Linear(10, 2)) == "Linear(num_steps=10, num_warmup_steps=2)"
+    assert repr(Linear(10, 2)) == ("Linear(num_steps=10, num_warmup_steps=2, final_fraction=0.0)")
 
 
 def test_an_unknown_schedule_offers_the_nearest_name() -> None:
@@ -76,3 +76,19 @@ def test_a_warm_up_that_does_not_end_before_the_run_is_refused(warmup: int) -> N
 def test_a_run_without_steps_is_refused() -> None:
     with pytest.raises(ConfigError, match="num_steps=0"):
         Constant(num_steps=0)
+
+
+@pytest.mark.parametrize("name", ["linear", "cosine"])
+def test_a_decay_may_end_above_zero(name: str) -> None:
+    schedule = make_schedule(name, 10, 2, final_fraction=0.1)
+    plain = make_schedule(name, 10, 2)
+    assert schedule(2) == 1
+    assert schedule(10) == pytest.approx(0.1)
+    assert [schedule(step) for step in range(2, 11)] == pytest.approx(
+        [0.1 + 0.9 * plain(step) for step in range(2, 11)]
+    )
+
+
+def test_an_end_outside_zero_to_one_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"final_lr_fraction=1\.5: must be 0 to 1"):
+        make_schedule("linear", 10, final_fraction=1.5)

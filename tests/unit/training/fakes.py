@@ -93,8 +93,9 @@ class FakeTrainingClient:
             OptimStepResponse(metrics=metrics), self.service.calls, f"optim_step {state.num_steps}"
         )
 
-    def save_state(self, name: str) -> Later:
+    def save_state(self, name: str, ttl_seconds: int | None = None) -> Later:
         self._say(f"save_state {name} at {self.state.num_steps}")
+        self.service.ttls[name] = ttl_seconds
         path = f"tinker://run/weights/{name}"
         self.service.saved[path] = State(**vars(self.state))
         return Later(SaveWeightsResponse(path=path), self.service.calls, f"save_state {name}")
@@ -125,8 +126,13 @@ class FakeService:
     seen_weights: list[Any] = field(default_factory=list)
     saved: dict[str, State] = field(default_factory=dict)
     created: list[dict[str, Any]] = field(default_factory=list)
+    ttls: dict[str, int | None] = field(default_factory=dict)
+    deleted: list[str] = field(default_factory=list)
     die_at: str | None = None
     offset: float = 0.0
+
+    def create_rest_client(self) -> FakeRestClient:
+        return FakeRestClient(self)
 
     def create_lora_training_client(self, base_model: str, **options: Any) -> Later:
         self.created.append({"base_model": base_model, **options})
@@ -138,3 +144,13 @@ class FakeService:
         return Later(
             FakeTrainingClient(State(**vars(self.saved[path])), self), self.calls, "client"
         )
+
+
+@dataclass
+class FakeRestClient:
+    service: FakeService
+
+    def delete_checkpoint_from_tinker_path(self, path: str) -> Later:
+        self.service.deleted.append(path)
+        self.service.saved.pop(path, None)
+        return Later(None, self.service.calls, f"delete {path}")

@@ -65,3 +65,33 @@ def test_normalised_weights_sum_to_one_and_tokens_or_examples_count_the_same(
 def test_an_unknown_normalisation_never_reaches_a_batch(make_config: Any) -> None:
     with pytest.raises(ValueError, match="loss_normalisation"):
         make_config(loss_normalisation="mean")
+
+
+@given(
+    lengths=st.lists(st.integers(1, 50), min_size=1, max_size=40),
+    max_tokens=st.integers(1, 120),
+    seed=st.integers(0, 50),
+)
+def test_batches_of_tokens_hold_every_conversation_once_and_no_more_than_fits(
+    lengths: list[int], max_tokens: int, seed: int
+) -> None:
+    dataset = cast(SupervisedDataset, Sized(len(lengths)))
+    batches = BatchPlan(dataset, 1, seed, "token_mean", max_tokens, tuple(lengths))
+    step = 0
+    for epoch in range(3):
+        groups = [batches.indices(step + place) for place in range(batches.num_batches(epoch))]
+        assert [tuple(batches.position(step + place)) for place in range(len(groups))] == [
+            (epoch, place) for place in range(len(groups))
+        ]
+        order = np.random.default_rng(seed + epoch).permutation(len(lengths)).tolist()
+        assert [index for group in groups for index in group] == order
+        sizes = [sum(lengths[index] for index in group) for group in groups]
+        assert all(
+            size <= max_tokens or len(group) == 1 for size, group in zip(sizes, groups, strict=True)
+        )
+        # Greedy: the next conversation would not have fitted.
+        for place, following in enumerate(groups[1:]):
+            assert sizes[place] + lengths[following[0]] > max_tokens
+        step += len(groups)
+    assert batches.num_steps(3) == step
+    assert batches.epochs_done(step) == 3

@@ -218,6 +218,7 @@ def test_a_step_reports_what_it_should(make_config: MakeConfig, service: FakeSer
         "optim/learning_rate",
         "progress/epoch",
         "progress/fraction",
+        "progress/num_tokens",
         "time/step_s",
         "throughput/tokens_per_s",
     }
@@ -399,4 +400,81 @@ def test_a_max_length_that_the_model_cannot_read_is_refused_before_anything_is_m
     config = make_config(max_length=4096)
     with pytest.raises(ConfigError, match=r"max_length=4096: tinsmith/tiny reads at most 2048"):
         run_supervised(config)
+    assert not Path(config.run_dir or "").exists()
+
+
+def test_steps_may_be_asked_for_instead_of_epochs(
+    make_config: MakeConfig, service: FakeService
+) -> None:
+    result = run_supervised(make_config(num_steps=7, num_epochs=1), service=service)
+    assert result.num_steps == 7
+    assert result.metrics["progress/epoch"] == 2 + 1 / 3
+
+
+def test_a_batch_may_be_counted_in_tokens(make_config: MakeConfig, service: FakeService) -> None:
+    result = run_supervised(make_config(batch_tokens=60, num_epochs=2), service=service)
+    rows = [r for r in read_metrics(result.run_dir / "metrics.jsonl") if names.TRAIN_NLL in r]
+    assert all(row["train/num_tokens"] <= 60 for row in rows)
+    assert sum(row["train/num_sequences"] for row in rows) == 20
+    assert result.metrics["progress/epoch"] == 2
+
+
+def test_infrequent_evaluators_run_first_last_and_at_their_own_pace(
+    make_config: MakeConfig, service: FakeService
+) -> None:
+    async def weight(client: Any) -> dict[str, float]:
+        return {"eval/weight": client.state.w}
+
+    config = make_config(infrequent_eval_every=4)
+    result = run_supervised(config, service=service, infrequent_evaluators=[weight])
+    rows = read_metrics(result.run_dir / "metrics.jsonl")
+    assert [row["step"] for row in rows if "eval/weight" in row] == [0, 4, 8, 9]
+    assert [row["step"] for row in rows if "eval/nll" in row] == [0, 3, 6, 9]
+
+
+def test_further_sets_have_metrics_of_their_own_and_the_total_is_over_all(
+    make_config: MakeConfig, service: FakeService, tmp_path: Path
+) -> None:
+    for name, word in (("first", "alpha"), ("second", "beta")):
+        row = {
+            "messages": [
+                {"role": "user", "content": "Say it."},
+                {"role": "assistant", "content": word},
+            ]
+        }
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps(row) + "\n")
+    sets = tuple(str(tmp_path / f"{name}.jsonl") for name in ("first", "second"))
+    result = run_supervised(make_config(test_size=0, test_data=sets), service=service)
+    found = result.metrics
+    counts = [found[f"eval/{name}/num_loss_tokens"] for name in ("first", "second")]
+    losses = [found[f"eval/{name}/nll"] for name in ("first", "second")]
+    assert found["eval/num_loss_tokens"] == sum(counts)
+    mean = sum(n * nll for n, nll in zip(counts, losses, strict=True)) / sum(counts)
+    assert found["eval/nll"] == pytest.approx(mean)
+
+
+def test_warm_up_may_be_a_part_of_the_run_and_decay_may_end_above_zero(
+    make_config: MakeConfig, service: FakeService
+) -> None:
+    config = make_config(warmup_fraction=0.25, final_lr_fraction=0.5, learning_rate=1.0)
+    run_supervised(config, service=service)
+    assert service.learning_rates[:3] == pytest.approx([1 / 3, 2 / 3, 1])
+    assert service.learning_rates[-1] == pytest.approx(0.5 + 0.5 / 7)
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"warmup_fraction": 0.1, "warmup_steps": 1}, "warmup_fraction: warmup_steps is set, too"),
+        ({"test_size": 0, "eval_accuracy": True}, "eval_accuracy=True: there is no held-out data"),
+        ({"test_size": 0, "best_metric": "eval/nll"}, "best_metric='eval/nll': there is no held"),
+        ({"evaluators": ("mine",)}, "evaluator='mine': unknown"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused_before_anything_is_made(
+    make_config: MakeConfig, changes: dict[str, Any], what: str
+) -> None:
+    config = make_config(**changes)
+    with pytest.raises(ValueError, match=what):
+        run_supervised(config, service=FakeService())
     assert not Path(config.run_dir or "").exists()

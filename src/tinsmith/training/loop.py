@@ -1,0 +1,265 @@
+"""The loop of a supervised run: submit, await, evaluate, save.
+
+Each step sends forward_backward and optim_step without waiting, and the next step is sent before
+the last one is awaited, so the service is never idle; the next batch is rendered meanwhile. A step
+counts from 1 and names a state: row `step` of the metrics and checkpoint `step` belong to the
+weights after `step` updates. Where a state is looked at (evaluation, checkpoint), everything
+before it has come back and nothing after it has been sent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from tinsmith.core.errors import UserError
+from tinsmith.telemetry import NullTrace, Recorder, Trace
+from tinsmith.training import names
+from tinsmith.training.batches import Batch
+from tinsmith.training.checkpoints import CheckpointRecord
+from tinsmith.training.evaluators import NLLEvaluator, sum_nll
+from tinsmith.training.job import Job
+from tinsmith.training.progress import Progress
+from tinsmith.training.sampling_evaluators import AccuracyEvaluator, AnyEvaluator, load_evaluator
+from tinsmith.training.saving import Saver
+
+if TYPE_CHECKING:
+    from tinsmith.client import APIFuture, TrainingClient
+    from tinsmith.types import ForwardBackwardOutput, OptimStepResponse
+
+
+class TrainingDivergedError(UserError):
+    """The loss is no longer a finite number."""
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Where a loop's numbers go."""
+
+    recorders: Sequence[Recorder]
+    progress: Progress
+    trace: Trace = field(default_factory=NullTrace)
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        for recorder in self.recorders:
+            recorder.log(step, metrics)
+
+
+@dataclass(frozen=True)
+class Measures:
+    """What is measured, by how often: every `eval_every`, and every `infrequent_eval_every`."""
+
+    frequent: Sequence[AnyEvaluator] = ()
+    infrequent: Sequence[AnyEvaluator] = ()
+
+
+async def make_measures(job: Job, own: Measures) -> Measures:
+    """The measures that a run's configuration names, and those given in code.
+
+    Raises:
+        UnknownNameError: No installed package offers an evaluator of that name.
+    """
+    config = job.config
+    frequent: list[AnyEvaluator] = []
+    if any(map(len, job.held_out.values())):
+        nll = await asyncio.to_thread(NLLEvaluator.from_datasets, job.held_out, config.batch_size)
+        frequent.append(nll)
+        if config.eval_accuracy:
+            frequent.append(AccuracyEvaluator.from_sets(nll.sets))
+    frequent += [load_evaluator(name, config) for name in config.evaluators]
+    infrequent = [load_evaluator(name, config) for name in config.infrequent_evaluators]
+    if job.answers is not None:
+        infrequent.insert(0, job.answers)
+    return Measures((*frequent, *own.frequent), (*infrequent, *own.infrequent))
+
+
+@dataclass(frozen=True)
+class _Submitted:
+    """A step on its way; `step` counts from 1."""
+
+    step: int
+    batch: Batch
+    learning_rate: float
+    sent_ns: int
+    forward_backward: APIFuture[ForwardBackwardOutput]
+    optim_step: APIFuture[OptimStepResponse]
+
+
+class Loop:
+    """One run's steps.
+
+    Args:
+        job: Data, batches and schedule.
+        client: The model.
+        outputs: Where the numbers go.
+        saver: Saves the state.
+        measures: What is measured between steps.
+        num_tokens: Tokens that the run has trained on before.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        client: TrainingClient,
+        *,
+        outputs: Outputs,
+        saver: Saver,
+        measures: Measures,
+        num_tokens: int = 0,
+    ) -> None:
+        self.config = job.config
+        self.job = job
+        self.client = client
+        self.outputs = outputs
+        self.saver = saver
+        self.measures = measures
+        self.num_tokens = num_tokens
+        self.pending: deque[_Submitted] = deque()
+        self.last_finished = time.perf_counter()
+
+    async def run(self, first_step: int, *, is_resumed: bool) -> CheckpointRecord:
+        """Train from the state after `first_step` steps to the end, and save it.
+
+        Args:
+            first_step: Steps that the state contains.
+            is_resumed: Whether it comes from a checkpoint, and so has been measured already.
+        """
+        num_steps = self.job.num_steps
+        if not is_resumed:
+            await self._evaluate(0)
+        self.last_finished = time.perf_counter()
+        batch = await self._build(first_step) if first_step < num_steps else None
+        for step in range(first_step + 1, num_steps + 1):
+            assert batch is not None
+            self.pending.append(self._submit(step, batch))
+            following = asyncio.create_task(self._build(step)) if step < num_steps else None
+            try:
+                await self._after_submitting(step)
+                if following is not None:
+                    batch = await following
+            finally:
+                if following is not None:
+                    following.cancel()
+        return await self.saver.save(num_steps, "final", self.num_tokens)
+
+    async def _after_submitting(self, step: int) -> None:
+        """Await what is due; look at the state where the cadences say so."""
+        is_last = step == self.job.num_steps
+        evaluators = self._due_evaluators(step)
+        kind = None if is_last else self.saver.kind_due(step)
+        is_looked_at = bool(evaluators) or kind is not None or is_last
+        await self._finish(0 if is_looked_at else self.config.submit_ahead)
+        if evaluators:
+            await self._evaluate(step)
+        if kind is not None:
+            with self.outputs.trace.span("save", step=step, kind=kind):
+                await self.saver.save(step, kind, self.num_tokens)
+            self.last_finished = time.perf_counter()
+
+    def _due_evaluators(self, step: int) -> list[AnyEvaluator]:
+        """Those that measure the state after `step` updates; all of them first and last."""
+        is_end = step in (0, self.job.num_steps)
+        return [
+            *(self.measures.frequent if is_end or _is_due(step, self.config.eval_every) else ()),
+            *(
+                self.measures.infrequent
+                if is_end or _is_due(step, self.config.infrequent_eval_every)
+                else ()
+            ),
+        ]
+
+    def _submit(self, step: int, batch: Batch) -> _Submitted:
+        params = self.config.adam_params(self.job.schedule(step - 1))
+        return _Submitted(
+            step=step,
+            batch=batch,
+            learning_rate=params.learning_rate,
+            sent_ns=time.time_ns(),
+            forward_backward=self.client.forward_backward(list(batch.datums), "cross_entropy"),
+            optim_step=self.client.optim_step(params),
+        )
+
+    async def _finish(self, num_left: int) -> None:
+        """Await and record the oldest steps until `num_left` are on their way."""
+        while len(self.pending) > num_left:
+            submitted = self.pending.popleft()
+            output = await submitted.forward_backward
+            optim = await submitted.optim_step
+            self.outputs.trace.complete(
+                "step",
+                submitted.sent_ns,
+                time.time_ns(),
+                lane=1 + submitted.step % (self.config.submit_ahead + 1),
+                step=submitted.step,
+                num_tokens=submitted.batch.num_tokens,
+            )
+            self._record(submitted, output, optim)
+
+    def _record(
+        self, submitted: _Submitted, output: ForwardBackwardOutput, optim: OptimStepResponse
+    ) -> None:
+        step, batch = submitted.step, submitted.batch
+        now = time.perf_counter()
+        elapsed_s, self.last_finished = now - self.last_finished, now
+        self.num_tokens += batch.num_tokens
+        nll, num_loss_tokens = sum_nll(batch.datums, output)
+        mean_nll = nll / num_loss_tokens
+        tokens_per_s = batch.num_tokens / elapsed_s
+        metrics: dict[str, float] = {
+            f"{names.OPTIM_PREFIX}{name}": value for name, value in (optim.metrics or {}).items()
+        }
+        metrics |= {
+            names.TRAIN_NLL: mean_nll,
+            names.TRAIN_NUM_SEQUENCES: len(batch.datums),
+            names.TRAIN_NUM_TOKENS: batch.num_tokens,
+            names.TRAIN_NUM_LOSS_TOKENS: num_loss_tokens,
+            names.OPTIM_LEARNING_RATE: submitted.learning_rate,
+            names.PROGRESS_EPOCH: self.job.plan.epochs_done(step),
+            names.PROGRESS_FRACTION: step / self.job.num_steps,
+            names.PROGRESS_NUM_TOKENS: self.num_tokens,
+            names.TIME_STEP_S: elapsed_s,
+            names.THROUGHPUT_TOKENS_PER_S: tokens_per_s,
+        }
+        self.outputs.log(step, metrics)
+        self.outputs.progress.update(step, mean_nll, tokens_per_s)
+        if not math.isfinite(mean_nll):
+            raise TrainingDivergedError(
+                f"train/nll={mean_nll} at step {step}: the loss is not finite",
+                field="learning_rate",
+                hint="resume is of no use; start again with a lower learning_rate "
+                f"(now {self.config.learning_rate}), a warm-up or grad_clip_norm",
+            )
+
+    async def _evaluate(self, step: int) -> None:
+        """Record the metrics of the weights after `step` updates; keep the best weights."""
+        evaluators = self._due_evaluators(step)
+        if not evaluators:
+            return
+        started = time.perf_counter()
+        metrics: dict[str, float] = {}
+        sampler: Any = None  # a SamplingClient, made for the first evaluator that needs one
+        with self.outputs.trace.span("evaluate", step=step):
+            for evaluator in evaluators:
+                if getattr(evaluator, "needs_sampler", False):
+                    sampler = sampler or await self.client.save_weights_and_get_sampling_client()
+                    metrics |= await evaluator(sampler)
+                else:
+                    given: Any = self.client  # an Evaluator's; the check above cannot say so
+                    metrics |= await evaluator(given)
+        metrics[names.TIME_EVAL_S] = time.perf_counter() - started
+        self.outputs.log(step, metrics)
+        await self.saver.save_if_best(step, metrics, self.num_tokens)
+        self.last_finished = time.perf_counter()
+
+    async def _build(self, step: int) -> Batch:
+        with self.outputs.trace.span("render", lane=0, step=step + 1):
+            return await asyncio.to_thread(self.job.plan.build, step)
+
+
+def _is_due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0
