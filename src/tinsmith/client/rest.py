@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
 from datetime import UTC, date, datetime
 from email.utils import parsedate_to_datetime
+from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self, TypeVar
 from urllib.parse import quote, urljoin
@@ -18,10 +20,13 @@ import pydantic
 
 from tinsmith.client import rest_calls
 from tinsmith.client.admin import AdminClient
+from tinsmith.client.archives import ArchiveLimits
 from tinsmith.client.connection import Connection, parse
-from tinsmith.client.errors import NotFoundError
+from tinsmith.client.downloads import Download, Progress, download_checkpoint
+from tinsmith.client.errors import ClientClosedError, NotFoundError
 from tinsmith.client.futures import APIFuture, start
 from tinsmith.client.jwt import whoami_of_token
+from tinsmith.client.loop import run_in_daemon_thread
 from tinsmith.client.reporter import Telemetry
 from tinsmith.client.settings import settings_from
 from tinsmith.client.transport import Reply, Request
@@ -60,6 +65,7 @@ logger = logging.getLogger(__name__)
 
 M = TypeVar("M", bound=pydantic.BaseModel)
 
+MAX_DOWNLOAD_BYTES = 100 * 2**30
 TRACE_POLL_INTERVAL_S = 5.0
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
@@ -233,6 +239,56 @@ class RestClient:
         """The same by the checkpoint's address."""
         parsed = ParsedCheckpointTinkerPath.from_tinker_path(tinker_path)
         return self.get_checkpoint_archive_url(parsed.training_run_id, parsed.checkpoint_id)
+
+    def download_checkpoint(
+        self,
+        tinker_path: str,
+        directory: str | Path,
+        *,
+        overwrite: bool = False,
+        max_bytes: int = MAX_DOWNLOAD_BYTES,
+        progress: Callable[[Progress], None] | None = None,
+    ) -> APIFuture[Download]:
+        """Fetch a checkpoint's files into a directory, which appears when all of them are there.
+
+        Streams to disk and goes on after a broken connection. Cancelling the future while bytes
+        come ends the download; nothing is left behind, then and after a failure.
+
+        Args:
+            tinker_path: the checkpoint's address.
+            directory: is made, with its parents.
+            overwrite: replace the directory if it is there, once the new one is whole.
+            max_bytes: of the archive, and of its files together; what is larger is refused.
+            progress: called in a thread of ours with the bytes so far and in all.
+
+        Raises:
+            UserError: the path is not a checkpoint's address.
+        """
+        ParsedCheckpointTinkerPath.from_tinker_path(tinker_path)
+        is_given_up = threading.Event()
+
+        def watch(now: Progress) -> None:
+            if is_given_up.is_set():
+                raise ClientClosedError("download_checkpoint: given up")
+            if progress is not None:
+                progress(now)
+
+        def fetch() -> Download:
+            return download_checkpoint(
+                lambda: self.get_checkpoint_archive_url_from_tinker_path(tinker_path).result().url,
+                Path(directory).expanduser(),
+                overwrite=overwrite,
+                limits=ArchiveLimits(max_bytes=max_bytes),
+                progress=watch,
+            )
+
+        async def download() -> Download:
+            try:
+                return await run_in_daemon_thread(fetch)
+            finally:
+                is_given_up.set()
+
+        return self._connection.start(download, "download_checkpoint")
 
     def delete_checkpoint(self, training_run_id: str, checkpoint_id: str) -> APIFuture[None]:
         """Delete a checkpoint by its id, such as `weights/step-10`."""
@@ -428,6 +484,20 @@ class RestClient:
     ) -> CheckpointArchiveUrlResponse:
         """Twin of `get_checkpoint_archive_url_from_tinker_path`."""
         return await self.get_checkpoint_archive_url_from_tinker_path(tinker_path)
+
+    async def download_checkpoint_async(
+        self,
+        tinker_path: str,
+        directory: str | Path,
+        *,
+        overwrite: bool = False,
+        max_bytes: int = MAX_DOWNLOAD_BYTES,
+        progress: Callable[[Progress], None] | None = None,
+    ) -> Download:
+        """Twin of `download_checkpoint`."""
+        return await self.download_checkpoint(
+            tinker_path, directory, overwrite=overwrite, max_bytes=max_bytes, progress=progress
+        )
 
     async def delete_checkpoint_async(self, training_run_id: str, checkpoint_id: str) -> None:
         """Twin of `delete_checkpoint`."""

@@ -26,7 +26,13 @@ if TYPE_CHECKING:
 
     LossFnInput = TensorData | npt.NDArray[Any] | torch.Tensor | Sequence[Any]
 
-__all__ = ["Datum", "PromptProvenanceSpan", "ProvenanceSpan", "SampledProvenanceSpan"]
+__all__ = [
+    "Datum",
+    "PromptProvenanceSpan",
+    "ProvenanceSpan",
+    "ProvenanceSpans",
+    "SampledProvenanceSpan",
+]
 
 _DTYPES: dict[str, TensorDtype] = {
     "target_tokens": "int64",
@@ -63,6 +69,8 @@ class SampledProvenanceSpan(_Span):
 ProvenanceSpan = Annotated[
     PromptProvenanceSpan | SampledProvenanceSpan, Field(discriminator="type")
 ]
+ProvenanceSpans = list[ProvenanceSpan]
+"""Spans that cover a field of a datum without gaps."""
 
 
 @dataclass(frozen=True)

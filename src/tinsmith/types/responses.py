@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Literal
 
 from tinsmith.types._model import ResponseModel
@@ -17,7 +18,9 @@ __all__ = [
     "LoadWeightsResponse",
     "ModelData",
     "QueueState",
+    "RequestErrorCategory",
     "RequestFailedResponse",
+    "RequestID",
     "SaveWeightsForSamplerResponse",
     "SaveWeightsResponse",
     "SessionHeartbeatResponse",
@@ -27,6 +30,15 @@ __all__ = [
 ]
 
 QueueState = Literal["active", "paused_capacity", "paused_rate_limit"]
+RequestID = str
+
+
+class RequestErrorCategory(StrEnum):
+    """Whose fault a failed request is; compare it with `==`, for errors carry the plain text."""
+
+    Unknown = "unknown"
+    Server = "server"
+    User = "user"
 
 
 class UntypedAPIFuture(ResponseModel):

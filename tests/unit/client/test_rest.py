@@ -1,9 +1,15 @@
+import asyncio
 import base64
 import json
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.unit.client.recording_server import DROP, RecordingServer, Reply
+from tests.unit.client.test_downloads import archive_of
 from tinsmith.client import (
     ClientClosedError,
     NotFoundError,
@@ -11,6 +17,8 @@ from tinsmith.client import (
     ServiceClient,
     rest,
 )
+from tinsmith.client.downloads import Progress
+from tinsmith.client.loop import loop_thread
 from tinsmith.core.errors import ServerError, UserError
 from tinsmith.types import SessionSearchRequest
 
@@ -32,8 +40,9 @@ PLACE = "training_runs/S:train:0/checkpoints/weights/s1"
 
 
 @pytest.fixture
-def client(server: RecordingServer) -> RestClient:
-    return RestClient(base_url=server.url, api_key="tml-key")
+def client(server: RecordingServer) -> Iterator[RestClient]:
+    with RestClient(base_url=server.url, api_key="tml-key") as client:
+        yield client
 
 
 def test_runs_are_asked_for_with_their_page_and_need_no_session(
@@ -259,3 +268,55 @@ def test_an_archive_is_where_a_redirect_leads_or_the_answer_says(
     assert (first.url, first.expires.hour) == ("https://far.example/a?s=1", 7)
     assert second.url == f"{server.url}/api/v1/archives?s=2"
     assert third.url == "https://far.example/b"
+
+
+# downloads -------------------------------------------------------------------------------------
+
+
+ARCHIVED = "training_runs/S:train:0/checkpoints/weights/a/archive"
+
+
+def serve_archive(server: RecordingServer) -> int:
+    content = archive_of(adapter=b"A" * 5000)
+    link = {"url": f"{server.url}/api/v1/files", "expires": "2030-01-01T00:00:00Z"}
+    server.script(ARCHIVED, Reply(body=link))
+    server.script("files", Reply(body=content, content_type="application/x-tar"))
+    return len(content)
+
+
+async def test_a_download_tells_its_progress_and_can_be_awaited(
+    server: RecordingServer, client: RestClient, tmp_path: Path
+) -> None:
+    num_bytes = serve_archive(server)
+    told: list[Progress] = []
+    done = await client.download_checkpoint_async(
+        "tinker://S:train:0/weights/a", tmp_path / "here", progress=told.append
+    )
+    assert (tmp_path / "here" / "adapter").read_bytes() == b"A" * 5000
+    assert (done.directory, done.file_bytes) == (tmp_path / "here", 5000)
+    assert told[-1] == Progress(num_bytes, num_bytes)
+    with pytest.raises(UserError, match="tinker://"):
+        client.download_checkpoint("somewhere", tmp_path / "there")
+
+
+def test_a_download_that_is_given_up_leaves_nothing_behind(
+    server: RecordingServer, client: RestClient, tmp_path: Path
+) -> None:
+    serve_archive(server)
+    has_begun, may_go_on = threading.Event(), threading.Event()
+
+    def hold(now: Progress) -> None:
+        has_begun.set()
+        assert may_go_on.wait(5)
+
+    future = client.download_checkpoint(
+        "tinker://S:train:0/weights/a", tmp_path / "made" / "here", progress=hold
+    )
+    assert has_begun.wait(5)
+    assert future.cancel()
+    loop_thread().start(lambda: asyncio.sleep(0.05)).result(5)  # it has been told
+    deadline_s = time.monotonic() + 5
+    may_go_on.set()
+    while list(tmp_path.iterdir()) and time.monotonic() < deadline_s:
+        time.sleep(0.005)
+    assert list(tmp_path.iterdir()) == []

@@ -228,17 +228,17 @@ def test_a_session_that_the_service_ended_is_reported(
     server: RecordingServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(session, "HEARTBEAT_INTERVAL_S", 0.05)
+    server.script("session_heartbeat", Reply(410, {"detail": "finished"}))
     with ServiceClient(base_url=server.url) as service:
-        training = service.create_lora_training_client("tinsmith/tiny").result(10)
-        server.script("session_heartbeat", Reply(410, {"detail": "finished"}))
 
-        def step_until_lost() -> None:  # the answer may not have been read yet
+        def work_until_lost() -> None:
+            training = service.create_lora_training_client("tinsmith/tiny").result(10)
             deadline_s = time.monotonic() + 5.0
             while time.monotonic() < deadline_s:
                 training.optim_step(AdamParams()).result(5)
 
         with pytest.raises(SessionLostError, match=r"session=S was ended by the service.*resume"):
-            step_until_lost()
+            work_until_lost()
     assert len(server.of("session_heartbeat")) == 1
     assert not server.of("sessions/S/finish")
 

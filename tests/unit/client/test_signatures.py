@@ -77,6 +77,8 @@ SIGNATURES = {
         "get_external_weights_urls": "tinker_path",
         "get_checkpoint_archive_url": "training_run_id, checkpoint_id",
         "get_checkpoint_archive_url_from_tinker_path": "tinker_path",
+        "download_checkpoint": "tinker_path, directory, *, overwrite=False, "
+        "max_bytes=107374182400, progress=None",
         "delete_checkpoint": "training_run_id, checkpoint_id",
         "delete_checkpoint_from_tinker_path": "tinker_path",
         "publish_checkpoint_from_tinker_path": "tinker_path",
