@@ -97,7 +97,8 @@ def _measure(options: argparse.Namespace) -> Report:
             if "random" in model_names:
                 models.append(make_random_model(scratch / "random", quick=options.quick))
         if options.rounds:
-            models = [replace(model, rounds=options.rounds) for model in models]
+            wanted = {"rounds": options.rounds, "long_rounds": options.rounds}
+            models = [replace(model, **wanted) for model in models]
         setting = Setting(models=models, scratch=scratch, quick=options.quick)
         for group in groups:
             report.rows += [_attempt(one) for one in _measurements(group)(setting)]

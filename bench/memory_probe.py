@@ -35,7 +35,7 @@ def _ours(options: argparse.Namespace) -> int:
     from bench.engines import EngineSide
     from bench.models import BenchModel
 
-    model = BenchModel("", options.model, options.vocab_size, 1, 1, 1)
+    model = BenchModel("", options.model, options.vocab_size, 1, 1, 1, 1)
     side = EngineSide(model)
     data = datums(equal_examples(options.count, options.length, options.vocab_size))
     loaded_bytes = _resident_bytes()

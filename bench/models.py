@@ -50,6 +50,8 @@ class BenchModel:
     vocab_size: int
     rounds: int
     """Rounds that count; a larger model needs fewer, for each takes longer."""
+    long_rounds: int
+    """Rounds of what takes many seconds each."""
     ragged_batches: int
     """Batches of recorded lengths in a round."""
     steps_ahead: int
@@ -63,6 +65,7 @@ def tiny_model(*, quick: bool) -> BenchModel:
         path=bundled_model_dir(),
         vocab_size=2048,
         rounds=1 if quick else 7,
+        long_rounds=1 if quick else 3,
         ragged_batches=1 if quick else 2,
         steps_ahead=2 if quick else 4,
     )
@@ -76,6 +79,7 @@ def make_random_model(directory: Path, *, quick: bool) -> BenchModel:
         path=directory,
         vocab_size=RANDOM_CONFIG["vocab_size"],
         rounds=1 if quick else 3,
+        long_rounds=1 if quick else 2,
         ragged_batches=1,
         steps_ahead=2,
     )
@@ -89,6 +93,7 @@ def make_null_model(directory: Path) -> BenchModel:
         path=directory,
         vocab_size=NULL_CONFIG["vocab_size"],
         rounds=1,
+        long_rounds=1,
         ragged_batches=1,
         steps_ahead=1,
     )

@@ -36,15 +36,14 @@ class _Case:
     num_tokens: int
     """New tokens of each sample."""
     target: float
-    max_rounds: int = 7
-    """Of rounds that each take long, fewer say as much."""
+    is_long: bool = False
 
 
 CASES = (
     _Case("sampling, 1 sequence", 1, 64, 1, 64, 2.0),
     _Case("sampling, 16 sequences", 16, 64, 1, 64, 2.0),
-    _Case("sampling, 64 sequences", 64, 64, 1, 64, 1.5),
-    _Case("16 samples of a 512-token prompt", 1, 512, 16, 64, 3.0, max_rounds=3),
+    _Case("sampling, 64 sequences", 64, 64, 1, 64, 1.5, is_long=True),
+    _Case("16 samples of a 512-token prompt", 1, 512, 16, 64, 3.0, is_long=True),
 )
 
 
@@ -84,7 +83,7 @@ class _Pair:
                 prompts, snapshot_id=snapshot_id, num_tokens=num_tokens, copies=case.copies
             ),
             lambda: peer.generate(prompts, num_tokens=num_tokens, copies=case.copies),
-            rounds=min(self.model.rounds, case.max_rounds),
+            rounds=self.model.long_rounds if case.is_long else self.model.rounds,
         )
         return comparison.row(
             case.name,

@@ -99,7 +99,7 @@ class _Rig:
         comparison = compare(
             lambda: self._train_through_service(data, steps),
             lambda: [self.direct.train_step({adapter_id: data}) for _ in range(steps)],
-            rounds=self.model.rounds,
+            rounds=self.model.long_rounds,
         )
         return comparison.row(
             name,
