@@ -84,6 +84,9 @@ class Renderer(ABC):
 
     # ------------------------------------------------------------------ what a format says
 
+    def write_start(self, script: Script) -> None:  # noqa: B027  # most formats have none
+        """Write the tokens that start every sequence, as `script.control(token, Part.BOS)`."""
+
     @abstractmethod
     def write(self, chat: Chat, script: Script) -> None:
         """Write all turns of a conversation; `script.message` is set to each turn's place."""
@@ -181,13 +184,21 @@ class Renderer(ABC):
             return self._prompt_script(messages, "assistant", None, tools).text()
         return self._script(self.read(messages, tools=tools)).text()
 
-    def template_tokens(self, messages: Sequence[Message], *, tools: Tools = ()) -> list[int]:
-        """Tokens of the whole conversation: what `apply_chat_template(tokenize=True)` gives.
+    def template_tokens(
+        self, messages: Sequence[Message], *, tools: Tools = (), add_generation_prompt: bool = False
+    ) -> list[int]:
+        """Tokens of the conversation as the template has them: `apply_chat_template`'s own.
 
-        A training example leaves out what the template writes after the last turn.
+        An image is the template's one placeholder token. A training example leaves out what the
+        template writes after the last turn.
         """
-        script = self._script(self.read(messages, tools=tools))
-        pieces = [Piece(s.text, 0.0, s.is_control, s.picture) for s in script.segments]
+        if add_generation_prompt:
+            script = self._prompt_script(messages, "assistant", None, tools)
+        else:
+            script = self._script(self.read(messages, tools=tools))
+        pieces = [
+            Piece(s.text, 0.0, s.is_control or s.picture is not None) for s in script.segments
+        ]
         return self._model_input(self._encoder.encode(pieces)).to_ints()
 
     def max_num_tokens(self, messages: Sequence[Message], *, tools: Tools = ()) -> int:
@@ -203,9 +214,16 @@ class Renderer(ABC):
         script = self._script(chat)
         self.write_overlap(chat, script)
         pictures = [s.picture for s in script.segments if s.picture is not None]
-        text = script.text()
+        text = "".join(s.text for s in script.segments if s.picture is None)
         num_bytes = len(text) if text.isascii() else 3 * len(text.encode())
         return num_bytes + sum(self.picture_chunk(p).length for p in pictures)
+
+    @property
+    def bos_tokens(self) -> list[int]:
+        """Tokens that start every sequence, whatever it holds; never trained."""
+        script = Script()
+        self.write_start(script)
+        return [self._encoder.control_ids[segment.text] for segment in script.segments]
 
     def check_message(self, message: Message, index: int | None = None) -> None:
         """Refuse what the format cannot express, without making tokens.
@@ -239,6 +257,7 @@ class Renderer(ABC):
 
     def _script(self, chat: Chat) -> Script:
         script = Script()
+        self.write_start(script)
         self.write(chat, script)
         return script
 

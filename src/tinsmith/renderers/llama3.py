@@ -61,15 +61,14 @@ class Llama3Renderer(Renderer):
     control_tokens: ClassVar[tuple[str, ...]] = (BOS, START, END, EOT)
     stop_tokens: ClassVar[tuple[str, ...]] = (EOT,)
 
+    def write_start(self, script: Script) -> None:
+        script.control(BOS, Part.BOS)
+
     def write(self, chat: Chat, script: Script) -> None:
-        if chat.turns:
-            script.control(BOS, Part.BOS)
         for turn in chat.turns:
             write_turn(turn, script)
 
     def write_opening(self, chat: Chat, role: str, script: Script) -> None:
-        if not chat.turns:
-            script.control(BOS, Part.BOS)
         open_turn(script, role)
 
     def make_reader(self) -> ReplyReader:
@@ -106,8 +105,10 @@ class Llama31Renderer(Renderer):
         self.date = datetime.date.today().strftime("%d %b %Y") if date == "today" else date
         self.tools_in_user_message = tools_in_user_message
 
-    def write(self, chat: Chat, script: Script) -> None:
+    def write_start(self, script: Script) -> None:
         script.control(BOS, Part.BOS)
+
+    def write(self, chat: Chat, script: Script) -> None:
         turns = list(chat.turns)
         system = turns.pop(0) if turns and turns[0].role == "system" else None
         self._write_system(chat, system, script)

@@ -21,6 +21,7 @@ a `developer` message is refused (they drop it), and so is thinking under `qwen3
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from enum import StrEnum
 from functools import partial
 from typing import ClassVar, Literal
@@ -121,26 +122,16 @@ class Qwen3Renderer(Renderer):
             script.header(_OPENINGS[self.mode])
 
     def make_reader(self) -> ReplyReader:
-        return ReplyFormat(
+        return replace(
+            JSON_CALLS,
             think=None if self.mode is Qwen3Mode.NONE else ("<think>", "</think>"),
             is_prefilled=self.mode is Qwen3Mode.FORCED,
-            call=("<tool_call>", "</tool_call>"),
-            read_calls=_read_call,
-            before_call="\n",
         ).reader()
 
     def check_target(self, chat: Chat) -> None:
-        if self.mode is not Qwen3Mode.CLOSED:
-            return
-        turn = chat.turns[-1]
-        if split_thinking(turn)[0]:
-            raise RendererError(
-                f"message {turn.index}: the answer holds thinking, and {self.name} closes the "
-                "think block in the prompt",
-                field="content",
-                hint="take the thinking out, or use the qwen3 renderer",
-                message_index=turn.index,
-            )
+        if self.mode is Qwen3Mode.CLOSED:
+            turn = chat.turns[-1]
+            refuse_thinking(turn, split_thinking(turn)[0], self.name)
 
     def _write_assistant(self, chat: Chat, turn: Turn, query: int, script: Script) -> None:
         open_turn(script, turn.role)
@@ -149,26 +140,43 @@ class Qwen3Renderer(Renderer):
             thinking, text = split_thinking(turn)
         is_shown = turn.index > query and (turn is chat.last or thinking)
         if self.mode is not Qwen3Mode.NONE and (is_shown or self.keep_thinking):
-            self._write_thinking(thinking, script)
+            write_think_block(thinking.strip("\n"), _OPENINGS[self.mode], script)
             script.output(text.lstrip("\n"))
         else:
             script.output(text)
-        for place, call in enumerate(turn.tool_calls):
-            separator = "\n" if place or text else ""
-            name = call["function"]["name"]
-            script.output(
-                f'{separator}<tool_call>\n{{"name": "{name}", "arguments": '
-                f"{arguments_text(call)}}}\n</tool_call>"
-            )
+        write_json_calls(turn, text, script)
         close_turn(script)
 
-    def _write_thinking(self, thinking: str, script: Script) -> None:
-        """The block; what a prompt for this reply would hold of it is header."""
-        block = "<think>\n" + thinking.strip("\n") + "\n</think>\n\n"
-        opening = _OPENINGS[self.mode]
-        given = opening if block.startswith(opening) else ""
-        script.header(given)
-        script.output(block[len(given) :])
+
+def write_think_block(thinking: str, opening: str, script: Script) -> None:
+    """Write the block of a turn; what a prompt (`opening`) holds of it is header."""
+    block = f"<think>\n{thinking}\n</think>\n\n"
+    given = opening if block.startswith(opening) else ""
+    script.header(given)
+    script.output(block[len(given) :])
+
+
+def refuse_thinking(turn: Turn, thinking: str, name: str) -> None:
+    """Refuse a trained answer that thinks where the prompt closes the block."""
+    if thinking.strip():
+        raise RendererError(
+            f"message {turn.index}: the answer holds thinking, and {name} closes the think block "
+            "in the prompt",
+            field="content",
+            hint="take the thinking out, or use the renderer that thinks",
+            message_index=turn.index,
+        )
+
+
+def write_json_calls(turn: Turn, text: str, script: Script) -> None:
+    """Write calls as JSON between tags, a line break before each but a first one without text."""
+    for place, call in enumerate(turn.tool_calls):
+        separator = "\n" if place or text else ""
+        name = call["function"]["name"]
+        script.output(
+            f'{separator}<tool_call>\n{{"name": "{name}", "arguments": {arguments_text(call)}}}'
+            "\n</tool_call>"
+        )
 
 
 def split_thinking(turn: Turn) -> tuple[str, str]:
@@ -228,6 +236,11 @@ def write_tool_result(chat: Chat, turn: Turn, script: Script) -> None:
 def _read_call(text: str) -> list[ParsedCall]:
     return [read_json_call(text.strip())]
 
+
+JSON_CALLS = ReplyFormat(
+    think=None, call=("<tool_call>", "</tool_call>"), read_calls=_read_call, before_call="\n"
+)
+"""How Qwen3's calls are read."""
 
 RENDERERS: dict[str, RendererFactory] = {
     "qwen3": Qwen3Renderer,

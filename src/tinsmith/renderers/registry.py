@@ -6,7 +6,14 @@ from typing import Any
 
 from tinsmith.core.errors import ConfigError, unknown_name
 from tinsmith.core.paths import BUNDLED_MODEL
-from tinsmith.renderers import deepseekv3, llama3, qwen3
+from tinsmith.renderers import (
+    deepseekv3,
+    llama3,
+    qwen3,
+    qwen3_5,
+    qwen3_coder,
+    qwen3_vl,
+)
 from tinsmith.renderers.base import Renderer, RendererFactory
 from tinsmith.renderers.chatml import ChatMLRenderer
 from tinsmith.renderers.probes import writes_template_of
@@ -16,6 +23,9 @@ from tinsmith.renderers.tokenizers import Tokenizer
 # In the order of recommendation: of two that write a model's template, the more able comes first.
 _BUILT_IN: dict[str, RendererFactory] = {
     **qwen3.RENDERERS,
+    **qwen3_coder.RENDERERS,
+    **qwen3_vl.RENDERERS,
+    **qwen3_5.RENDERERS,
     **llama3.RENDERERS,
     **deepseekv3.RENDERERS,
     "chatml": ChatMLRenderer,

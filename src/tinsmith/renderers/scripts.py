@@ -34,7 +34,7 @@ class Segment(NamedTuple):
         message: Place of the message; -1 for what belongs to none, such as a default system text.
         is_control: Whether it is one control token, by name. An empty one is a cut: text before
             and after it is tokenized apart.
-        picture: An image in place of text.
+        picture: An image; `text` is then the token that a template writes in its place.
     """
 
     text: str
@@ -80,9 +80,9 @@ class Script:
         """Tokenize what comes apart from what was written before."""
         self.segments.append(Segment("", Part.HEADER, self.message, True))
 
-    def picture(self, image: Any, part: Part = Part.OUTPUT) -> None:
-        """Put an image."""
-        self.segments.append(Segment("", part, self.message, False, image))
+    def picture(self, image: Any, placeholder: str) -> None:
+        """Put an image; a template writes `placeholder` in its place."""
+        self.segments.append(Segment(placeholder, Part.OUTPUT, self.message, False, image))
 
     def text(self) -> str:
         """All of the text, as a template would write it."""

@@ -1,7 +1,14 @@
-"""Random conversations with everything that some family can express."""
+"""Random conversations with everything that some family can express.
 
+Hypothesis draws them once a run, and every family is tried on the same ones: drawing takes longer
+than rendering. `drawn` gives the list; a test that fails may call Hypothesis for a smallest case.
+"""
+
+from collections.abc import Callable
+from functools import cache
 from typing import Any
 
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.unit.renderers.conftest import TEXTS
@@ -80,3 +87,38 @@ def chats(draw: st.DrawFn) -> tuple[list[Message], list[dict[str, Any]]]:
                             }
                         )
     return messages, draw(TOOLS)
+
+
+# Answers as models give them: no blanks at the ends, no tags of their own.
+ANSWERS = st.lists(
+    st.sampled_from(
+        ["Hello", "don't", ": 12", "\n\n", " ", "你好", "🥳", "é", "{x}", "a\nb", "<b>"]
+    ),
+    min_size=1,
+    max_size=6,
+).map(lambda pieces: "".join(pieces).strip() or "x")
+
+
+@st.composite
+def answered(draw: st.DrawFn) -> tuple[list[Message], list[dict[str, Any]]]:
+    """A conversation that ends with an answer of the assistant, perhaps with thinking."""
+    messages, tools = draw(chats())
+    answer: Message = {"role": "assistant", "content": draw(ANSWERS)}
+    if draw(st.booleans()):
+        answer["reasoning_content"] = draw(ANSWERS)
+    question: Message = {"role": "user", "content": draw(ANSWERS)}
+    return [*messages, question, answer], tools
+
+
+@cache
+def drawn(strategy: Callable[[], st.SearchStrategy[Any]], number: int) -> list[Any]:
+    """That many draws, the same in every run of the CI profile."""
+    found: list[Any] = []
+
+    @settings(max_examples=number)
+    @given(value=strategy())
+    def collect(value: Any) -> None:
+        found.append(value)
+
+    collect()
+    return found[-number:]

@@ -47,8 +47,13 @@ class Family:
     template_form: Callable[[Chat], Chat] = lambda chat: chat
     """The form in which the template wants a conversation."""
 
+    label: str = ""
+    """A name for a row that shares renderer and options with another."""
+
     def __str__(self) -> str:
         """A name of its own for every row: files and test ids carry it."""
+        if self.label:
+            return self.label
         chosen = self.renderer_options.items()
         words = [f"{key}={str(value).replace(' ', '_')}" for key, value in chosen]
         return "-".join([self.renderer, *words])
