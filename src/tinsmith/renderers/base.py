@@ -84,9 +84,6 @@ class Renderer(ABC):
 
     # ------------------------------------------------------------------ what a format says
 
-    def write_start(self, script: Script) -> None:  # noqa: B027  # most formats have none
-        """Write the tokens that start every sequence, as `script.control(token, Part.BOS)`."""
-
     @abstractmethod
     def write(self, chat: Chat, script: Script) -> None:
         """Write all turns of a conversation; `script.message` is set to each turn's place."""
@@ -218,13 +215,6 @@ class Renderer(ABC):
         num_bytes = len(text) if text.isascii() else 3 * len(text.encode())
         return num_bytes + sum(self.picture_chunk(p).length for p in pictures)
 
-    @property
-    def bos_tokens(self) -> list[int]:
-        """Tokens that start every sequence, whatever it holds; never trained."""
-        script = Script()
-        self.write_start(script)
-        return [self._encoder.control_ids[segment.text] for segment in script.segments]
-
     def check_message(self, message: Message, index: int | None = None) -> None:
         """Refuse what the format cannot express, without making tokens.
 
@@ -257,7 +247,6 @@ class Renderer(ABC):
 
     def _script(self, chat: Chat) -> Script:
         script = Script()
-        self.write_start(script)
         self.write(chat, script)
         return script
 

@@ -61,10 +61,8 @@ class Llama3Renderer(Renderer):
     control_tokens: ClassVar[tuple[str, ...]] = (BOS, START, END, EOT)
     stop_tokens: ClassVar[tuple[str, ...]] = (EOT,)
 
-    def write_start(self, script: Script) -> None:
-        script.control(BOS, Part.BOS)
-
     def write(self, chat: Chat, script: Script) -> None:
+        script.control(BOS, Part.BOS)
         for turn in chat.turns:
             write_turn(turn, script)
 
@@ -105,10 +103,8 @@ class Llama31Renderer(Renderer):
         self.date = datetime.date.today().strftime("%d %b %Y") if date == "today" else date
         self.tools_in_user_message = tools_in_user_message
 
-    def write_start(self, script: Script) -> None:
-        script.control(BOS, Part.BOS)
-
     def write(self, chat: Chat, script: Script) -> None:
+        script.control(BOS, Part.BOS)
         turns = list(chat.turns)
         system = turns.pop(0) if turns and turns[0].role == "system" else None
         self._write_system(chat, system, script)

@@ -43,11 +43,9 @@ class RoleColonRenderer(Renderer):
         if bos is not None:  # by number: not every tokenizer lists it among its added tokens
             self._encoder.control_ids["bos"] = bos
 
-    def write_start(self, script: Script) -> None:
+    def write(self, chat: Chat, script: Script) -> None:
         if self._bos is not None:
             script.control(self._bos, Part.BOS)
-
-    def write(self, chat: Chat, script: Script) -> None:
         for turn in chat.turns:
             script.message = turn.index
             _refuse_own_stop(turn.role, turn.text, turn.index)
