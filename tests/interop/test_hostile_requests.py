@@ -269,6 +269,16 @@ def json_requests(session_id: str, model_id: str, sampler_id: str, index: int) -
             "num_samples": 2,
             "prompt_logprobs": True,
             "topk_prompt_logprobs": 2,
+            "topk_sample_logprobs": 2,
+            "prompt_alt_tokens_k": 2,
+            "prompt_logprobs_last_n": 1,
+            "target_prompt_logprobs": {
+                "data": [9, 8],
+                "dtype": "int64",
+                "shape": [2, 4],
+                "sparse_crow_indices": [0, 1, 2],
+                "sparse_col_indices": [3, 0],
+            },
             "sampling_params": {
                 "max_tokens": 4,
                 "temperature": 0.7,
@@ -380,6 +390,8 @@ def test_bombs_and_giants_over_the_socket(client: WireClient, service: ServicePr
         ("asample", b"[" * 10**6, {"Content-Type": "application/json"}, 400),
         ("asample", b'{"seq_id": ' + b"9" * 10**5 + b"}", {}, 400),
         ("asample", b"\xff\xfe{}", {}, 400),
+        ("ext/stream_sample", b"\xff\xfe{}", {}, 400),
+        ("ext/stream_sample", b'{"num_samples": 1e99}', {}, 400),
         ("create_model", b'{"a": NaN}', {}, 400),
     ]
     for endpoint, content, headers, status in cases:

@@ -98,6 +98,9 @@ async def test_a_service_without_a_key_makes_none(start_on: Start) -> None:
     assert "--api-key" in answer.json()["hint"]
 
 
+SAMPLE = {"prompt": {"chunks": [{"type": "encoded_text", "tokens": [1]}]}, "sampling_params": {}}
+
+
 async def test_what_one_key_makes_another_does_not_see(start_on: Start, tiny_dir: Path) -> None:
     async with start_on(api_key="tml-operator") as (service, client):
         _, ada = await make_key(client, "Ada")
@@ -121,6 +124,8 @@ async def test_what_one_key_makes_another_does_not_see(start_on: Start, tiny_dir
             ("optim_step", {"model_id": model_id, "seq_id": 1, "adam_params": {}}),
             ("unload_model", {"model_id": model_id}),
             ("join_sampling_session", {"sampling_session_id": sampler_id}),
+            ("asample", {**SAMPLE, "sampling_session_id": sampler_id}),
+            ("ext/stream_sample", {**SAMPLE, "sampling_session_id": sampler_id}),
             ("retrieve_futures", {"target": {"sampling_session_id": sampler_id}}),
             ("retrieve_future", {"request_id": request_id}),
             ("cancel_future", {"request_id": request_id}),
