@@ -109,4 +109,7 @@ async def run_in_daemon_thread(function: Callable[[], T]) -> T:
             future.set_result(result)
 
     threading.Thread(target=work, name="tinsmith-blocking", daemon=True).start()
-    return await asyncio.shield(asyncio.wrap_future(future))
+    waiter = asyncio.wrap_future(future)
+    # Whoever was cancelled meanwhile does not read a failure, of which asyncio would complain.
+    waiter.add_done_callback(lambda done: done.cancelled() or done.exception())
+    return await asyncio.shield(waiter)
