@@ -28,6 +28,7 @@ def loaded_after(statement: str) -> set[str]:
         "tinsmith.telemetry",
         "tinsmith.client",
         "tinsmith.renderers",
+        "tinsmith.regularizers",
         "tinsmith.data",
         "tinsmith.training",
         "tinsmith.cli",

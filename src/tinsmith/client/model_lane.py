@@ -30,6 +30,8 @@ from tinsmith.client.queue_state import TRAINING_GRACE_S, PauseLogger
 from tinsmith.client.transport import PROTOBUF, Request
 from tinsmith.client.turns import TakeSeqIds, TurnOrder, undisturbed
 from tinsmith.core.errors import DataError, TinsmithError, UserError
+from tinsmith.regularizers.composition import ComposedLoss
+from tinsmith.regularizers.outputs import CustomLossOutput
 from tinsmith.types import (
     Datum,
     ForwardBackwardOutput,
@@ -83,12 +85,20 @@ class ModelLane:
         self._order = TurnOrder()
         self._observe = PauseLogger(f"training of {model_id}", grace_s=TRAINING_GRACE_S)
 
-    def request(self, request: OrderedRequest, kind: ResultKind, answer: type[M]) -> APIFuture[M]:
-        """One JSON request; the validated result."""
+    def request(
+        self,
+        request: OrderedRequest,
+        kind: ResultKind,
+        answer: type[M],
+        *,
+        was_sent: Callable[[], None] | None = None,
+    ) -> APIFuture[M]:
+        """One JSON request; the validated result. `was_sent` is called in the request's turn."""
         return self.request_then(
             request,
             lambda request_id: self._connection.result(request_id, kind, answer, self._observe),
             label=kind.request_type,
+            was_sent=was_sent,
         )
 
     def request_then(
@@ -97,13 +107,17 @@ class ModelLane:
         collect: Callable[[str], Awaitable[R]],
         *,
         label: str,
+        was_sent: Callable[[], None] | None = None,
     ) -> APIFuture[R]:
         """One JSON request; `collect` makes the result of its request id."""
         self._refuse_inside_loss(label)
 
         async def post(take: TakeSeqIds) -> str:
             numbered = request.model_copy(update={"seq_id": take(1).start})
-            return (await self._connection.submit(json_request(numbered))).request_id
+            request_id = (await self._connection.submit(json_request(numbered))).request_id
+            if was_sent is not None:
+                was_sent()
+            return request_id
 
         return self._connection.watched(self._order.submit(post, collect, label=label))
 
@@ -138,6 +152,21 @@ class ModelLane:
         The turn lasts until the backward pass is submitted. If the loss fails or the future is
         cancelled before, there is no backward pass and the next call goes on.
         """
+        return self._two_passes(data, loss_fn, lambda: None, lambda output: output)
+
+    def run_composed(
+        self, data: Sequence[Datum], loss: ComposedLoss
+    ) -> APIFuture[CustomLossOutput]:
+        """The same with a loss and regularizers, which are told when their gradient was sent."""
+        return self._two_passes(data, loss, loss.commit, loss.finished)
+
+    def _two_passes(
+        self,
+        data: Sequence[Datum],
+        loss_fn: CustomLossFn,
+        was_sent: Callable[[], None],
+        finished: Callable[[ForwardBackwardOutput], R],
+    ) -> APIFuture[R]:
         label = "forward_backward_custom"
         self._refuse_inside_loss(label)
         data = list(data)
@@ -152,13 +181,13 @@ class ModelLane:
                 lambda: context.run(surrogate_of, data, output.loss_fn_outputs, loss_fn)
             )
             backward = self._encoded(surrogate.data, "cross_entropy", None, forward_only=False)
-            return surrogate, backward, await undisturbed(self._submit(backward, take))
+            request_ids = await undisturbed(self._submit(backward, take))
+            was_sent()
+            return surrogate, backward, request_ids
 
-        async def collect(
-            posted: tuple[SurrogateLoss, _Pass, list[str]],
-        ) -> ForwardBackwardOutput:
+        async def collect(posted: tuple[SurrogateLoss, _Pass, list[str]]) -> R:
             surrogate, backward, request_ids = posted
-            return surrogate.described(await self._fetch(backward, request_ids))
+            return finished(surrogate.described(await self._fetch(backward, request_ids)))
 
         future = self._order.submit(post, collect, label=label, may_be_abandoned=True)
         return self._connection.watched(future)

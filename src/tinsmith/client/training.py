@@ -8,7 +8,7 @@ forward_backward and optim_step of several steps may be under way at once. Main 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, overload
 
 from tinsmith.client.connection import Connection
 from tinsmith.client.custom_loss import CustomLossFn, require_torch
@@ -21,6 +21,11 @@ from tinsmith.client.retries import RetryConfig
 from tinsmith.client.sampling import SamplingClient, start_sampling_client
 from tinsmith.client.tokenizers import load_tokenizer
 from tinsmith.core.errors import ServerError, UserError
+from tinsmith.regularizers.composition import ComposedLoss
+from tinsmith.regularizers.options import CustomLossOptions
+from tinsmith.regularizers.outputs import CustomLossOutput
+from tinsmith.regularizers.specs import Regularizer
+from tinsmith.regularizers.state import RegularizerState
 from tinsmith.types import (
     AdamParams,
     Datum,
@@ -61,6 +66,8 @@ class TrainingClient:
         self._connection = connection
         self._info = info
         self._lane = ModelLane(connection, info.model_id)
+        self.regularizer_state = RegularizerState()
+        """Optimizer steps and adaptive weights of the regularizers; `state_dict()` to save them."""
 
     def __repr__(self) -> str:
         return f"TrainingClient(model_id={self.model_id!r}, base_model={self._base_model()!r})"
@@ -98,13 +105,37 @@ class TrainingClient:
         """
         return self._lane.run(data, loss_fn, loss_fn_config, forward_only=False)
 
+    @overload
     def forward_backward_custom(
         self,
         data: Sequence[Datum],
         loss_fn: CustomLossFn | LossHandle,
         *,
         loss_type_input: str | None = None,
-    ) -> APIFuture[ForwardBackwardOutput]:
+    ) -> APIFuture[ForwardBackwardOutput]: ...
+
+    @overload
+    def forward_backward_custom(
+        self,
+        data: Sequence[Datum],
+        loss_fn: CustomLossFn | LossHandle | None = None,
+        *,
+        loss_type_input: str | None = None,
+        regularizers: Sequence[Regularizer] | None,
+        track_grad_norms: bool = False,
+        options: CustomLossOptions | None = None,
+    ) -> APIFuture[CustomLossOutput]: ...
+
+    def forward_backward_custom(
+        self,
+        data: Sequence[Datum],
+        loss_fn: CustomLossFn | LossHandle | None = None,
+        *,
+        loss_type_input: str | None = None,
+        regularizers: Sequence[Regularizer] | None = None,
+        track_grad_norms: bool = False,
+        options: CustomLossOptions | None = None,
+    ) -> APIFuture[ForwardBackwardOutput] | APIFuture[CustomLossOutput]:
         """Add the gradients of a loss of your own, computed from the logprobs.
 
         A function (needs torch) costs a forward pass more than `forward_backward`; the handle of
@@ -119,16 +150,23 @@ class TrainingClient:
             loss_fn: `(data, logprobs) -> (loss, metrics)`, with one tensor of logprobs for each
                 datum, in the shape of its targets; the loss is a torch scalar. Or a handle.
             loss_type_input: older scripts pass "logprobs".
+            regularizers: terms to add, `weight * value` each; see `tinsmith.regularizers`. With
+                them `loss_fn` may be left out.
+            track_grad_norms: find the norm of the gradient of the loss, of each term and of their
+                sum by the logprobs; costs a backward pass for each.
+            options: how terms are run and reduced, and who is told.
 
         Returns:
             The output of the backward pass: `loss:sum` is the loss. Where it was computed here:
             `surrogate_loss:sum` that of the cross-entropy with the same gradient; your metrics are
-            added as they are.
+            added as they are. With any of the last three arguments a `CustomLossOutput`, which
+            holds that and what each term came to.
 
         Raises:
             MissingExtraError: torch is not installed.
-            UserError: there is no data, a datum lacks what the loss reads or cannot be sent, or
-                the handle is another session's.
+            UserError: there is no data, a datum lacks what the loss reads or cannot be sent, the
+                handle is another session's, or there is neither a loss nor a term.
+            ConfigError: a term or option is not allowed; nothing has been sent.
 
         Example:
             >>> def preference_loss(data, logprobs):  # data: chosen, rejected, chosen, ...
@@ -143,14 +181,36 @@ class TrainingClient:
                 f"loss_type_input={loss_type_input!r}: must be 'logprobs', or left out",
                 field="loss_type_input",
             )
+        is_composed = regularizers is not None or track_grad_norms or options is not None
+        if loss_fn is not None and not is_composed:
+            if isinstance(loss_fn, LossHandle):
+                return self._run_handle(data, loss_fn)
+            require_torch()
+            return self._lane.run_custom(data, loss_fn)
         if isinstance(loss_fn, LossHandle):
-            return self._run_handle(data, loss_fn)
+            self._check_handle(data, loss_fn)
+            loss_fn = loss_fn.run
+        loss = ComposedLoss(
+            loss_fn,
+            regularizers,
+            state=self.regularizer_state,
+            options=options,
+            track_grad_norms=track_grad_norms,
+        )
         require_torch()
-        return self._lane.run_custom(data, loss_fn)
+        return self._lane.run_composed(data, loss)
 
     def _run_handle(
         self, data: Sequence[Datum], handle: LossHandle
     ) -> APIFuture[ForwardBackwardOutput]:
+        self._check_handle(data, handle)
+        if handle.loss_id is not None:
+            config = {"loss_id": handle.loss_id}
+            return self._lane.run(data, "custom", config, forward_only=False)
+        require_torch()
+        return self._lane.run_custom(data, handle.run)
+
+    def _check_handle(self, data: Sequence[Datum], handle: LossHandle) -> None:
         session_id = self._connection.session_id
         if handle.session_id != session_id:
             raise UserError(
@@ -160,11 +220,6 @@ class TrainingClient:
                 hint="call create_custom_loss on the ServiceClient that made this client",
             )
         handle.check(data)
-        if handle.loss_id is not None:
-            config = {"loss_id": handle.loss_id}
-            return self._lane.run(data, "custom", config, forward_only=False)
-        require_torch()
-        return self._lane.run_custom(data, handle.run)
 
     def optim_step(
         self, optim_params: OptimParams | None = None, *, adam_params: AdamParams | None = None
@@ -186,6 +241,7 @@ class TrainingClient:
             OptimStepRequest(optim_params=given[0], model_id=self.model_id),
             _OPTIM_STEP,
             OptimStepResponse,
+            was_sent=self.regularizer_state.advance,
         )
 
     def save_state(
@@ -370,15 +426,46 @@ class TrainingClient:
         """Twin of `forward_backward`."""
         return self.forward_backward(data, loss_fn, loss_fn_config)
 
+    @overload
     async def forward_backward_custom_async(
         self,
         data: Sequence[Datum],
         loss_fn: CustomLossFn | LossHandle,
         *,
         loss_type_input: str | None = None,
-    ) -> APIFuture[ForwardBackwardOutput]:
+    ) -> APIFuture[ForwardBackwardOutput]: ...
+
+    @overload
+    async def forward_backward_custom_async(
+        self,
+        data: Sequence[Datum],
+        loss_fn: CustomLossFn | LossHandle | None = None,
+        *,
+        loss_type_input: str | None = None,
+        regularizers: Sequence[Regularizer] | None,
+        track_grad_norms: bool = False,
+        options: CustomLossOptions | None = None,
+    ) -> APIFuture[CustomLossOutput]: ...
+
+    async def forward_backward_custom_async(
+        self,
+        data: Sequence[Datum],
+        loss_fn: CustomLossFn | LossHandle | None = None,
+        *,
+        loss_type_input: str | None = None,
+        regularizers: Sequence[Regularizer] | None = None,
+        track_grad_norms: bool = False,
+        options: CustomLossOptions | None = None,
+    ) -> APIFuture[ForwardBackwardOutput] | APIFuture[CustomLossOutput]:
         """Twin of `forward_backward_custom`."""
-        return self.forward_backward_custom(data, loss_fn, loss_type_input=loss_type_input)
+        return self.forward_backward_custom(
+            data,
+            loss_fn,
+            loss_type_input=loss_type_input,
+            regularizers=regularizers,
+            track_grad_norms=track_grad_norms,
+            options=options,
+        )
 
     async def optim_step_async(
         self, optim_params: OptimParams | None = None, *, adam_params: AdamParams | None = None

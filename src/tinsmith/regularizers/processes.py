@@ -7,7 +7,6 @@ cross processes. Workers are kept for the next call. Main names: `call_in_proces
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import threading
@@ -26,7 +25,12 @@ if TYPE_CHECKING:
 
 __all__ = ["ProcessFailedError", "call_in_process", "serve", "start_workers"]
 
-_COMMAND = "from tinsmith.regularizers.processes import serve; serve({fd})"
+_COMMAND = """
+import sys
+sys.path[:] = {path!r}
+from tinsmith.regularizers.processes import serve
+serve({fd})
+"""
 _MAX_IDLE = 8
 
 
@@ -42,9 +46,8 @@ class _Worker:
         fd = theirs.fileno()
         # -c: the caller's __main__ is not imported, so a script needs no guard against itself.
         self._process = subprocess.Popen(
-            [sys.executable, "-c", _COMMAND.format(fd=fd)],
+            [sys.executable, "-c", _COMMAND.format(path=sys.path, fd=fd)],
             pass_fds=[fd],
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
         )
         theirs.close()
 
