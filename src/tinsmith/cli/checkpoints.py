@@ -29,6 +29,13 @@ COMMANDS = {
     "download": LazyCommand(
         "tinsmith.cli.checkpoints_download:download", "Fetch a checkpoint's files."
     ),
+    "export": LazyCommand(
+        "tinsmith.cli.checkpoints_export:export", "Write a checkpoint's weights for use elsewhere."
+    ),
+    "push-hf": LazyCommand(
+        "tinsmith.cli.checkpoints_push:push_hf",
+        "Put a checkpoint's adapter on the Hugging Face Hub.",
+    ),
     "publish": LazyCommand(
         "tinsmith.cli.checkpoints:publish", "Let other accounts load a checkpoint."
     ),

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tinsmith.client import RestClient
     from tinsmith.client.downloads import Download, Progress
 
-__all__ = ["directory_name", "download"]
+__all__ = ["directory_name", "download", "fetch_archive"]
 
 GIB = 2**30
 
@@ -54,7 +54,7 @@ def download(
     """
     directory = output.expanduser() / directory_name(path)
     with open_rest(base_url) as rest:
-        done = _fetch(rest, path, directory, overwrite=force, max_bytes=int(max_gib * GIB))
+        done = fetch_archive(rest, path, directory, overwrite=force, max_bytes=int(max_gib * GIB))
     if as_json:
         print_json(
             {
@@ -85,9 +85,10 @@ def directory_name(tinker_path: str) -> str:
     return name.lstrip(".") or "checkpoint"
 
 
-def _fetch(
+def fetch_archive(
     rest: "RestClient", path: str, directory: Path, *, overwrite: bool, max_bytes: int
 ) -> "Download":
+    """Fetch a checkpoint's archive into a new directory, with progress on a terminal."""
     from tinsmith.client.archives import ArchiveLimits
     from tinsmith.client.downloads import download_checkpoint
 
