@@ -80,7 +80,7 @@ def _copy_outcome(task: asyncio.Task[T], future: Future[T]) -> None:
 
 
 _shared: LoopThread | None = None
-_shared_lock = threading.Lock()
+_shared_lock = threading.RLock()  # a stream's finalizer may run while its own thread holds it
 
 
 def loop_thread() -> LoopThread:
