@@ -143,15 +143,24 @@ def epoch_order(num_items: int, seed: int, epoch: int) -> NDArray[np.int64]:
 
 
 def read_conversations(
-    path: str | Path, *, require_assistant: bool = True
+    path: str | Path,
+    *,
+    require_assistant: bool = True,
+    problems: list[DataError] | None = None,
 ) -> Sequence[Conversation]:
     """Open a file and check every row; rows are read again when they are asked for.
+
+    Args:
+        path: The file.
+        require_assistant: Refuse a conversation in which the assistant says nothing.
+        problems: Receives what is wrong with rows, which are then left out; none raises.
 
     Raises:
         DataError: `path:line: what is wrong`, with the cure.
     """
-    rows = open_rows(path, conversation_parser(require_assistant=require_assistant), COLUMNS)
-    if not len(rows):
+    parse = conversation_parser(require_assistant=require_assistant)
+    rows = open_rows(path, parse, COLUMNS, problems)
+    if not len(rows) and not problems:
         raise DataError(
             f"{path}: the file holds no conversation",
             field="data",

@@ -67,8 +67,15 @@ class StoredRows(Sequence[Row]):
         name: What errors call the file.
     """
 
-    def __init__(self, file: BinaryIO, name: str, parse: RowParser[Row]) -> None:
+    def __init__(
+        self,
+        file: BinaryIO,
+        name: str,
+        parse: RowParser[Row],
+        problems: list[DataError] | None = None,
+    ) -> None:
         self.name = name
+        self._problems = problems
         self._file = file
         self._parse = parse
         self._starts = array("q")
@@ -97,14 +104,21 @@ class StoredRows(Sequence[Row]):
         return [bytes(self._digests[start : start + DIGEST_BYTES]) for start in starts]
 
     @classmethod
-    def from_jsonl(cls, path: Path, parse: RowParser[Row]) -> StoredRows[Row]:
+    def from_jsonl(
+        cls, path: Path, parse: RowParser[Row], problems: list[DataError] | None = None
+    ) -> StoredRows[Row]:
         """Check every line of a UTF-8 file; blank lines are skipped.
+
+        Args:
+            path: The file.
+            parse: Makes a row of a JSON value.
+            problems: Receives what is wrong with rows, which are then left out; none raises.
 
         Raises:
             DataError: `path:line: what is wrong`, with the cure.
         """
         file = _open(path)
-        rows = cls(file, str(path), parse)
+        rows = cls(file, str(path), parse, problems)
         start = 0
         for line, raw in enumerate(file, start=1):
             content = raw.removeprefix(b"\xef\xbb\xbf") if line == 1 else raw
@@ -114,14 +128,22 @@ class StoredRows(Sequence[Row]):
         return rows
 
     @classmethod
-    def spool(cls, values: Iterable[Any], name: str, parse: RowParser[Row]) -> StoredRows[Row]:
+    def spool(
+        cls,
+        values: Iterable[Any],
+        name: str,
+        parse: RowParser[Row],
+        problems: list[DataError] | None = None,
+    ) -> StoredRows[Row]:
         """Check JSON values and keep them in a temporary file, which goes with the rows.
+
+        `problems` is as in `from_jsonl`.
 
         Raises:
             DataError: `name:row: what is wrong`, with the cure; rows count from 1.
         """
         file = tempfile.TemporaryFile(prefix="tinsmith-rows-")  # noqa: SIM115 - the rows keep it open
-        rows = cls(file, name, parse)
+        rows = cls(file, name, parse, problems)
         start = 0
         for number, value in enumerate(values, start=1):
             try:
@@ -137,7 +159,13 @@ class StoredRows(Sequence[Row]):
         return rows
 
     def _add(self, raw: bytes, start: int, line: int) -> None:
-        row = self._row(raw, line)
+        try:
+            row = self._row(raw, line)
+        except DataError as error:
+            if self._problems is None:
+                raise
+            self._problems.append(error)
+            return
         self._starts.append(start)
         self._sizes.append(len(raw))
         self._lines.append(line)
@@ -185,18 +213,24 @@ def content_sha256(rows: Sequence[Any]) -> str:
     return hashlib.sha256(b"".join(fingerprints(rows))).hexdigest()
 
 
-def open_rows(path: str | Path, parse: RowParser[Row], columns: Sequence[str]) -> StoredRows[Row]:
+def open_rows(
+    path: str | Path,
+    parse: RowParser[Row],
+    columns: Sequence[str],
+    problems: list[DataError] | None = None,
+) -> StoredRows[Row]:
     """Open a file by its suffix: Parquet for `.parquet`, JSON lines otherwise.
 
     Args:
         path: The file.
         parse: Makes a row of a JSON value.
         columns: What `parse` looks at; other columns of a Parquet file are not read.
+        problems: Receives what is wrong with rows, which are then left out; none raises.
     """
     path = Path(path)
     if path.suffix == ".parquet":
-        return StoredRows.spool(_parquet_values(path, columns), str(path), parse)
-    return StoredRows.from_jsonl(path, parse)
+        return StoredRows.spool(_parquet_values(path, columns), str(path), parse, problems)
+    return StoredRows.from_jsonl(path, parse, problems)
 
 
 def without_nulls(value: Any) -> Any:

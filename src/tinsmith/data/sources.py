@@ -102,14 +102,21 @@ class TrainingData:
     num_duplicates_dropped: int = 0
 
 
-def open_conversations(name: str, *, require_assistant: bool = True) -> Sequence[Conversation]:
+def open_conversations(
+    name: str, *, require_assistant: bool = True, problems: list[DataError] | None = None
+) -> Sequence[Conversation]:
     """Open a file or a data set of the Hub and check every row.
+
+    Args:
+        name: A file, or `hf:` and a data set.
+        require_assistant: Refuse a conversation in which the assistant says nothing.
+        problems: Receives what is wrong with rows, which are then left out; none raises.
 
     Raises:
         DataError: `name:line: what is wrong`, with the cure.
     """
     if not name.startswith(PREFIX):
-        return read_conversations(name, require_assistant=require_assistant)
+        return read_conversations(name, require_assistant=require_assistant, problems=problems)
     where, _, split = name.removeprefix(PREFIX).partition(":")
     source = find_dataset(where)
     if source.kind != "conversations":
@@ -122,8 +129,9 @@ def open_conversations(name: str, *, require_assistant: bool = True) -> Sequence
         hub_rows(source, split or source.train),
         name,
         conversation_parser(require_assistant=require_assistant),
+        problems,
     )
-    if not len(rows):
+    if not len(rows) and not problems:
         raise DataError(f"data={name}: the split is empty", field="data", hint="choose another")
     return rows
 
