@@ -167,3 +167,15 @@ def test_work_on_an_ended_session_fails_and_says_so(
         trainer.forward(random_data(1, seed=3), "cross_entropy").result()
     assert 400 <= caught.value.status_code < 500
     opened.close("success").result()
+
+
+def test_what_cannot_be_computed_is_refused_before_anything_runs(warm: Warm) -> None:
+    trainer = warm.fork()
+    (good,) = random_data(1, seed=3)
+    with pytest.raises(tinker.BadRequestError, match=r"stable_reinforce.*formula is not public"):
+        trainer.forward_backward([good], "stable_reinforce", {"kl_coeff": 0.1}).result()
+    image = tinker.ModelInput(chunks=[tinker.types.ImageChunk(data=b"x", format="png")])
+    pictured = tinker.Datum(image, {"target_tokens": [1], "weights": [1.0]})
+    with pytest.raises(tinker.BadRequestError, match=r"'image' cannot be read by 'tinsmith/tiny'"):
+        trainer.forward_backward([pictured], "cross_entropy").result()
+    trainer.forward_backward([good], "cross_entropy").result()  # both numbers count as used

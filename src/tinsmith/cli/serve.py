@@ -47,6 +47,13 @@ DEFAULT_PORT = 8000
     help="What clients must send; default: TINSMITH_API_KEY. Needed beyond this machine.",
 )
 @click.option("--device", metavar="DEVICE", help="Torch device, such as cpu or cuda:0.")
+@click.option(
+    "--seq-gap-timeout",
+    "seq_gap_timeout_s",
+    type=click.FloatRange(0, min_open=True),
+    metavar="SECONDS",
+    help="How long a model's requests wait for a missing one before them; default: 120.",
+)
 def serve(
     host: str,
     port: int,
@@ -55,13 +62,14 @@ def serve(
     database_url: str | None,
     api_key: str | None,
     device: str | None,
+    seq_gap_timeout_s: float | None,
 ) -> int:
     """Serve models to many people.
 
     Clients find the service through TINSMITH_BASE_URL. Ctrl-C stops it.
     """
     try:
-        from tinsmith.server.config import ServerConfig
+        from tinsmith.server.config import ServerConfig, ServerLimits
         from tinsmith.server.serving import serve as serve_here
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("tinsmith"):
@@ -69,6 +77,9 @@ def serve(
         raise missing_extra(str(error.name), "engine") from error
     if api_key == "":
         raise ConfigError("api_key='': must not be empty", field="api_key", hint="give --api-key")
+    limits = ServerLimits()
+    if seq_gap_timeout_s is not None:
+        limits = ServerLimits(seq_gap_timeout_s=seq_gap_timeout_s)
     config = ServerConfig(
         host=host,
         port=port,
@@ -77,6 +88,7 @@ def serve(
         database_url=database_url,
         api_key=api_key or environment.api_key(),
         device=device,
+        limits=limits,
     )
     _announce_at_info()
     return serve_here(config)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tinsmith.core.errors import UserError
 from tinsmith.core.paths import state_dir
-from tinsmith.server.config import ServerConfig
+from tinsmith.server.config import ServerConfig, ServerLimits
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -20,7 +20,9 @@ def main(argv: list[str] | None = None) -> int:
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
     try:
-        config = ServerConfig(models=tuple(options.pop("model") or ()), **options)
+        limits = ServerLimits(seq_gap_timeout_s=options.pop("seq_gap_timeout_s"))
+        models = tuple(options.pop("model") or ())
+        config = ServerConfig(models=models, limits=limits, **options)
         from tinsmith.server.serving import serve  # the web framework, once the options are good
 
         return serve(config)
@@ -51,6 +53,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--idle-exit-s", type=float, help="exit after so long without a session")
     parser.add_argument("--api-key", help="key that clients must send")
     parser.add_argument("--device", help="torch device of the engines")
+    parser.add_argument(
+        "--seq-gap-timeout-s",
+        type=float,
+        default=ServerLimits().seq_gap_timeout_s,
+        help="how long requests wait for one before them that does not come",
+    )
     parser.add_argument("--verbose", action="store_true", help="log what happens")
     return parser
 

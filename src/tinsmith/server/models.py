@@ -212,6 +212,7 @@ class ModelRegistry:
             return check_training_request(
                 request,
                 self._custom_loss(model, request),
+                base_model=model.base_model,
                 vocab_size=model.unit.vocab_size,
                 max_context_length=model.unit.max_context_length,
             )

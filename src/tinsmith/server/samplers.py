@@ -142,7 +142,10 @@ class SamplerRegistry:
         """The engine to sample on, once the request is known to be good."""
         unit = self._unit(record)
         check_sample_request(
-            body, vocab_size=unit.vocab_size, max_context_length=unit.max_context_length
+            body,
+            base_model=record.base_model,
+            vocab_size=unit.vocab_size,
+            max_context_length=unit.max_context_length,
         )
         if self._futures.num_pending >= self._limits.max_pending_requests:
             raise OverloadedError(

@@ -23,7 +23,6 @@ from tinsmith.engine.sample_options import check_sample_options
 from tinsmith.server.errors import RequestError
 from tinsmith.server.plain_data import count_plain_tokens
 from tinsmith.types import (
-    Datum,
     EncodedTextChunk,
     ForwardBackwardRequest,
     LoraConfig,
@@ -55,6 +54,7 @@ def check_training_request(
     request: ForwardBackwardRequest,
     custom_loss: LossGraph | None,
     *,
+    base_model: str,
     vocab_size: int | None,
     max_context_length: int | None,
 ) -> int:
@@ -77,7 +77,12 @@ def check_training_request(
             return plain
     num_tokens = 0
     for index, datum in enumerate(request.data):
-        length = _check_datum_tokens(datum, index, vocab_size, max_context_length)
+        try:
+            length = _check_tokens(datum.model_input, "model_input", vocab_size, base_model)
+        except RequestError as exc:
+            message = f"datum {index}: {exc.message}"
+            raise DataError(message, field=exc.field, hint=exc.hint, datum_index=index) from exc
+        _check_length(length, index, max_context_length)
         check_inputs(
             dense_loss_inputs(datum.loss_fn_inputs, datum_index=index),
             num_tokens=length,
@@ -99,14 +104,7 @@ def _input_checks(
     return partial(check_loss_inputs, spec)
 
 
-def _check_datum_tokens(
-    datum: Datum, index: int, vocab_size: int, max_context_length: int | None
-) -> int:
-    try:
-        length = _check_tokens(datum.model_input, "model_input", vocab_size)
-    except RequestError as exc:
-        message = f"datum {index}: {exc.message}"
-        raise DataError(message, field=exc.field, hint=exc.hint, datum_index=index) from exc
+def _check_length(length: int, index: int, max_context_length: int | None) -> None:
     if max_context_length is not None and length > max_context_length:
         raise DataError(
             f"datum {index}: model_input: {length} tokens, the base model takes at most "
@@ -115,18 +113,18 @@ def _check_datum_tokens(
             hint="shorten or split the sequence",
             datum_index=index,
         )
-    return length
 
 
-def _check_tokens(model_input: ModelInput, field: str, vocab_size: int) -> int:
+def _check_tokens(model_input: ModelInput, field: str, vocab_size: int, base_model: str) -> int:
     """Checks chunk kinds and token ids; returns the length."""
     length = 0
     for chunk in model_input.chunks:
         if not isinstance(chunk, EncodedTextChunk):
             raise RequestError(
-                f"{field}.chunks: a chunk of type {chunk.type!r}, must be 'encoded_text'",
+                f"{field}.chunks: a chunk of type {chunk.type!r} cannot be read by {base_model!r}, "
+                "a text model; must be 'encoded_text'",
                 field=f"{field}.chunks",
-                hint="the base models served here read text only",
+                hint="send the tokens of a text",
             )
         tokens = chunk.tokens_np
         length += len(tokens)
@@ -143,12 +141,16 @@ def _check_tokens(model_input: ModelInput, field: str, vocab_size: int) -> int:
 
 
 def check_sample_request(
-    request: SampleRequest, *, vocab_size: int | None, max_context_length: int | None
+    request: SampleRequest,
+    *,
+    base_model: str,
+    vocab_size: int | None,
+    max_context_length: int | None,
 ) -> None:
     """Checks prompt, sampling settings, and that nothing unsupported is asked for."""
     _check_sample_options(request)
     vocab_size = vocab_size or UNKNOWN_VOCAB_SIZE
-    length = _check_tokens(request.prompt, "prompt", vocab_size)
+    length = _check_tokens(request.prompt, "prompt", vocab_size, base_model)
     check_sample_options(
         request, prompt_length=length, vocab_size=vocab_size, max_width=MAX_TOKENS_A_POSITION
     )

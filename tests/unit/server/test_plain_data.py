@@ -42,7 +42,7 @@ def careful_tokens(message: pb.ForwardBackwardRequest) -> int | TinsmithError:
     try:
         request = decode_forward_backward_request(message.SerializeToString())
         return check_training_request(
-            request, None, vocab_size=VOCAB_SIZE, max_context_length=CONTEXT
+            request, None, base_model="b", vocab_size=VOCAB_SIZE, max_context_length=CONTEXT
         )
     except TinsmithError as error:
         return error
