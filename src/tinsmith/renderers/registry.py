@@ -8,6 +8,7 @@ from tinsmith.core.errors import ConfigError, unknown_name
 from tinsmith.core.paths import BUNDLED_MODEL
 from tinsmith.renderers import (
     deepseekv3,
+    gpt_oss,
     llama3,
     qwen3,
     qwen3_5,
@@ -28,6 +29,7 @@ _BUILT_IN: dict[str, RendererFactory] = {
     **qwen3_5.RENDERERS,
     **llama3.RENDERERS,
     **deepseekv3.RENDERERS,
+    **gpt_oss.RENDERERS,
     "chatml": ChatMLRenderer,
     "role_colon": RoleColonRenderer,
 }
