@@ -53,7 +53,8 @@ def _function(tool: ToolSpec) -> str:
         for name, schema in properties.items()
     )
     taken = f"(_: {{\n{lines}}})" if properties else "()"
-    comment = f"// {function['description']}\n" if function.get("description") else ""
+    description = function.get("description")
+    comment = f"// {description}\n" if description else ""
     return f"{comment}type {function['name']} = {taken} => any;\n\n"
 
 
