@@ -5,6 +5,7 @@
 """
 
 from tinsmith.renderers.base import Renderer
+from tinsmith.renderers.chat_template import ChatTemplateRenderer
 from tinsmith.renderers.chatml import ChatMLRenderer
 from tinsmith.renderers.chats import Feature
 from tinsmith.renderers.deltas import (
@@ -46,10 +47,11 @@ from tinsmith.renderers.registry import (
 )
 from tinsmith.renderers.replies import ReplyStream
 from tinsmith.renderers.role_colon import RoleColonRenderer
-from tinsmith.renderers.tokenizers import Tokenizer, get_tokenizer
+from tinsmith.renderers.tokenizers import Tokenizer, get_tokenizer, get_tokenizer_config
 
 __all__ = [
     "ChatMLRenderer",
+    "ChatTemplateRenderer",
     "Delta",
     "Feature",
     "ImagePart",
@@ -80,6 +82,7 @@ __all__ = [
     "get_model_info",
     "get_renderer",
     "get_tokenizer",
+    "get_tokenizer_config",
     "list_models",
     "list_renderers",
     "recommended_learning_rate",

@@ -193,10 +193,7 @@ class Renderer(ABC):
             script = self._prompt_script(messages, "assistant", None, tools)
         else:
             script = self._script(self.read(messages, tools=tools))
-        pieces = [
-            Piece(s.text, 0.0, s.is_control or s.picture is not None) for s in script.segments
-        ]
-        return self._model_input(self._encoder.encode(pieces)).to_ints()
+        return self._encode_script(script)
 
     def max_num_tokens(self, messages: Sequence[Message], *, tools: Tools = ()) -> int:
         """A bound on the tokens of an example, without making them: far faster, never too low.
@@ -279,6 +276,12 @@ class Renderer(ABC):
             return float(segment.message < 0 or trained[segment.message])
 
         return [Piece(s.text, weight(s), s.is_control, s.picture) for s in script.segments]
+
+    def _encode_script(self, script: Script) -> list[int]:
+        pieces = [
+            Piece(s.text, 0.0, s.is_control or s.picture is not None) for s in script.segments
+        ]
+        return self._model_input(self._encoder.encode(pieces)).to_ints()
 
     def _model_input(self, stretches: Sequence[Stretch]) -> ModelInput:
         return ModelInput(

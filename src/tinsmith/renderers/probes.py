@@ -9,6 +9,7 @@ from tinsmith.core.errors import UserError
 from tinsmith.renderers.base import RendererFactory
 from tinsmith.renderers.chats import Feature
 from tinsmith.renderers.messages import Message
+from tinsmith.renderers.tool_calls import arguments_text
 
 _PLAIN: list[Message] = [
     {"role": "system", "content": "Be brief."},
@@ -66,16 +67,27 @@ def probes(features: frozenset[Feature]) -> list[Probe]:
 
 
 def writes_template_of(tokenizer: Any, factory: RendererFactory) -> bool:
-    """Whether a renderer and the tokenizer's template write the same text for every probe."""
+    """Whether a renderer and the tokenizer's template write the same text for every probe.
+
+    A probe that the renderer refuses says nothing; the plain ones every renderer takes.
+    """
     try:
         renderer = factory(tokenizer)
-        return all(
-            renderer.render_text(messages, tools=tools, add_generation_prompt=opens)
-            == template_text(tokenizer, messages, tools, opens_reply=opens)
-            for messages, tools, opens in probes(renderer.features)
-        )
-    except UserError:  # a control token is missing, or the format cannot express a probe
+    except UserError:  # a control token is missing
         return False
+    num_equal = 0
+    for messages, tools, opens in probes(renderer.features):
+        expected = template_text(tokenizer, messages, tools, opens_reply=opens)
+        if tools and expected == template_text(tokenizer, messages, (), opens_reply=opens):
+            tools = ()  # the template declares none, so that any way to declare them is as good
+        try:
+            text = renderer.render_text(messages, tools=tools, add_generation_prompt=opens)
+        except UserError:
+            continue
+        if text != expected:
+            return False
+        num_equal += 1
+    return num_equal > 0
 
 
 def template_text(
@@ -89,14 +101,34 @@ def template_text(
     """What the tokenizer's own template writes; None where it refuses the conversation."""
     from jinja2 import TemplateError
 
-    try:
-        return tokenizer.apply_chat_template(
-            [dict(message) for message in messages],
-            tools=[dict(tool) for tool in tools] or None,
-            add_generation_prompt=opens_reply,
-            tokenize=False,
-            **(options or {}),
-        )
-    except (TemplateError, TypeError, ValueError):
-        # A template may fail in any of these ways on what it does not know, such as a tool.
-        return None
+    for form in (_as_given, _with_argument_text):
+        try:
+            return tokenizer.apply_chat_template(
+                [form(message) for message in messages],
+                tools=[dict(tool) for tool in tools] or None,
+                add_generation_prompt=opens_reply,
+                tokenize=False,
+                **(options or {}),
+            )
+        except (TemplateError, TypeError, ValueError):
+            # A template may fail in any of these ways on what it does not know, such as a tool.
+            continue
+    return None
+
+
+def _as_given(message: Message) -> dict[str, Any]:
+    return dict(message)
+
+
+def _with_argument_text(message: Message) -> dict[str, Any]:
+    """The form of DeepSeek's templates: arguments as JSON text."""
+    calls = message.get("tool_calls")
+    if not calls:
+        return dict(message)
+    return {
+        **message,
+        "tool_calls": [
+            {**call, "function": {**call["function"], "arguments": arguments_text(call)}}
+            for call in calls
+        ],
+    }

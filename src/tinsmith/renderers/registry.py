@@ -1,10 +1,15 @@
-"""Renderers by name, and the one that fits a model."""
+"""Renderers by name, and the one that fits a model.
+
+Names come from three places: `register_renderer`, the families of this package, and installed
+packages that declare the entry point group `tinsmith.renderers`.
+"""
 
 from __future__ import annotations
 
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from tinsmith.core.errors import ConfigError, unknown_name
+from tinsmith.core.errors import ConfigError, TinsmithError, unknown_name
 from tinsmith.core.paths import BUNDLED_MODEL
 from tinsmith.renderers import (
     deepseekv3,
@@ -16,6 +21,7 @@ from tinsmith.renderers import (
     qwen3_vl,
 )
 from tinsmith.renderers.base import Renderer, RendererFactory
+from tinsmith.renderers.chat_template import ChatTemplateRenderer
 from tinsmith.renderers.chatml import ChatMLRenderer
 from tinsmith.renderers.probes import writes_template_of
 from tinsmith.renderers.role_colon import RoleColonRenderer
@@ -31,13 +37,15 @@ _BUILT_IN: dict[str, RendererFactory] = {
     **deepseekv3.RENDERERS,
     **gpt_oss.RENDERERS,
     "chatml": ChatMLRenderer,
+    ChatTemplateRenderer.name: ChatTemplateRenderer,
     "role_colon": RoleColonRenderer,
 }
 _registered: dict[str, RendererFactory] = {}
+ENTRY_POINTS = "tinsmith.renderers"
 
 
 def register_renderer(name: str, factory: RendererFactory) -> None:
-    """Make a renderer available by name; it takes precedence over a built-in one.
+    """Make a renderer available by name; it takes precedence over any other of that name.
 
     The factory is called with a tokenizer and the options that `get_renderer` was given.
     """
@@ -45,13 +53,13 @@ def register_renderer(name: str, factory: RendererFactory) -> None:
 
 
 def unregister_renderer(name: str) -> None:
-    """Forget a registered renderer; built-in ones stay."""
+    """Forget a registered renderer; all others stay."""
     _registered.pop(name, None)
 
 
 def list_renderers() -> list[str]:
     """All names, sorted."""
-    return sorted({*_BUILT_IN, *_registered})
+    return sorted({*_registered, *_BUILT_IN, *_plugins()})
 
 
 def get_renderer(name: str, tokenizer: Tokenizer, **options: Any) -> Renderer:
@@ -64,34 +72,74 @@ def get_renderer(name: str, tokenizer: Tokenizer, **options: Any) -> Renderer:
 
     Raises:
         UnknownNameError: No such renderer; the message offers the nearest name.
+        ConfigError: An option that the renderer does not have; or a renderer of an installed
+            package that cannot be loaded, or that takes the name of one of ours.
         UserError: The tokenizer lacks a control token of the format.
     """
     if name in _registered:
         return _registered[name](tokenizer, **options)
+    plugin = _plugins().get(name)
+    if plugin is not None:
+        return _loaded(plugin)(tokenizer, **options)
     if name not in _BUILT_IN:
         raise unknown_name("renderer", name, list_renderers(), field="renderer")
-    return _BUILT_IN[name](tokenizer, name=name, **options)
+    try:
+        return _BUILT_IN[name](tokenizer, name=name, **options)
+    except TypeError as error:
+        if "unexpected keyword argument" not in str(error):
+            raise
+        raise ConfigError(f"renderer={name!r}: {error}", field="renderer") from error
+
+
+def _plugins() -> dict[str, EntryPoint]:
+    return {point.name: point for point in entry_points(group=ENTRY_POINTS)}
+
+
+def _loaded(plugin: EntryPoint) -> RendererFactory:
+    package = plugin.dist.name if plugin.dist is not None else plugin.value
+    if plugin.name in _BUILT_IN:
+        raise ConfigError(
+            f"renderer={plugin.name!r}: {package} declares a renderer of this name, and so does "
+            "tinsmith",
+            field="renderer",
+            hint=f"rename it in {package}, or call register_renderer to choose it on purpose",
+        )
+    try:
+        return plugin.load()
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(
+            f"renderer={plugin.name!r}: {package} declares it and it cannot be loaded: {error}",
+            field="renderer",
+            hint=f"repair or uninstall {package}",
+        ) from error
 
 
 def recommended_renderer(model: str, tokenizer: Any) -> str:
     """Name of the renderer that fits a model.
 
     A model with a chat template gets the first renderer that writes what the template writes, on
-    conversations with everything that the renderer can express; a model without one is a base
-    model and gets `role_colon`.
+    conversations with everything that the renderer can express. Where none does, the template
+    itself can be driven (`chat_template`). A model without one is a base model and gets
+    `role_colon`.
 
     Raises:
-        ConfigError: The model has a template that no renderer here writes.
+        ConfigError: The model has a template that cannot even be driven.
     """
     if model == BUNDLED_MODEL:
         return ChatMLRenderer.name
     if not getattr(tokenizer, "chat_template", None):
         return RoleColonRenderer.name
+    others = {RoleColonRenderer.name, ChatTemplateRenderer.name}
     for name, factory in {**_registered, **_BUILT_IN}.items():
-        if name != RoleColonRenderer.name and writes_template_of(tokenizer, factory):
+        if name not in others and writes_template_of(tokenizer, factory):
             return name
-    raise ConfigError(
-        f"model={model!r}: no renderer here writes its chat template",
-        field="renderer",
-        hint=f"choose one yourself, renderer= {' or '.join(list_renderers())}",
-    )
+    try:
+        ChatTemplateRenderer(tokenizer)
+    except TinsmithError as error:
+        raise ConfigError(
+            f"model={model!r}: no renderer here writes its chat template, and the template cannot "
+            f"be driven: {error.message}",
+            field="renderer",
+            hint="choose one yourself: tinsmith renderers list",
+        ) from error
+    return ChatTemplateRenderer.name

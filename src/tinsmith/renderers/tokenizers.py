@@ -1,11 +1,12 @@
-"""Tokenizers, loaded once a process. Main name: `get_tokenizer`."""
+"""Tokenizers, loaded once a process. Main names: `get_tokenizer`, `get_tokenizer_config`."""
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from tinsmith.core.errors import UserError, missing_extra, unknown_name
 from tinsmith.core.paths import BUNDLED_MODEL, bundled_model_dir
@@ -35,37 +36,107 @@ class Tokenizer(Protocol):
     def get_added_vocab(self) -> dict[str, int]: ...
 
 
-_cache: dict[str, Any] = {}
+class _Key(NamedTuple):
+    name: str
+    revision: str | None
+    trust_remote_code: bool
+
+
+_cache: dict[_Key, Any] = {}
+_locks: dict[_Key, threading.Lock] = {}
 _cache_lock = threading.Lock()
 
 
-def get_tokenizer(name_or_path: str) -> Any:
+def get_tokenizer(
+    name_or_path: str, *, revision: str | None = None, trust_remote_code: bool = False
+) -> Any:
     """The tokenizer of a model, loaded once a process; safe to call from any thread.
 
     Args:
-        name_or_path: `tinsmith/tiny`, a local directory, or a Hugging Face Hub name. No code from
-            the model's repository is run.
+        name_or_path: `tinsmith/tiny`, a local directory, or a Hugging Face Hub name.
+        revision: Branch, tag or commit on the Hub; pin a commit to get the same tokens for ever.
+        trust_remote_code: Run code from the model's repository. Off: a model that needs it (Kimi
+            K2) is refused by name.
 
     Raises:
         UserError: There is no such tokenizer here or on the Hub.
         MissingExtraError: transformers is not installed.
     """
-    key = str(name_or_path)
+    key = _Key(str(name_or_path), revision, trust_remote_code)
     with _cache_lock:
+        lock = _locks.setdefault(key, threading.Lock())
+    with lock:  # one of a name at a time; other names need not wait for its download
         if key not in _cache:
             _cache[key] = _load(key)
         return _cache[key]
 
 
-def _load(name: str) -> Any:
+def get_tokenizer_config(name_or_path: str, *, revision: str | None = None) -> dict[str, Any]:
+    """A model's `tokenizer_config.json`, with its `chat_template` wherever that is kept.
+
+    Args:
+        name_or_path: As for `get_tokenizer`.
+        revision: As for `get_tokenizer`.
+
+    Raises:
+        UserError: There is no such file here or on the Hub, or it is not JSON.
+    """
+    name = str(name_or_path)
+    source = _source(name)
+    text = _model_file(name, source, "tokenizer_config.json", revision)
+    if text is None:
+        raise _not_loaded(name, "it has no tokenizer_config.json")
+    try:
+        config = json.loads(text)
+    except ValueError as error:
+        raise _not_loaded(name, f"tokenizer_config.json is not JSON: {error}") from error
+    if "chat_template" not in config:
+        template = _model_file(name, source, "chat_template.jinja", revision)
+        if template is not None:
+            config["chat_template"] = template
+    return config
+
+
+def _model_file(name: str, source: str, file: str, revision: str | None) -> str | None:
+    """Text of a file of a model; None where the model has no such file."""
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        path = folder / file
+        return path.read_text("utf-8") if path.is_file() else None
+    try:
+        from transformers.utils.hub import cached_file
+    except ImportError as error:
+        raise missing_extra("transformers", "engine") from error
+    try:
+        found = cached_file(
+            source,
+            file,
+            revision=revision,
+            _raise_exceptions_for_missing_entries=False,
+        )
+    except (OSError, ValueError) as error:
+        raise _not_loaded(name, _first_line(error)) from error
+    return None if found is None else Path(found).read_text("utf-8")
+
+
+def _source(name: str) -> str:
+    """Where to load from; what cannot be on the Hub is refused before the Hub is asked."""
     source = str(bundled_model_dir()) if name == BUNDLED_MODEL else name
     _check_local(name, source)
+    return source
+
+
+def _load(key: _Key) -> Any:
+    name = key.name
+    source = _source(name)
     try:
         from transformers import AutoTokenizer
     except ImportError as error:
         raise missing_extra("transformers", "engine") from error
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(
+            source, revision=key.revision or "main", trust_remote_code=key.trust_remote_code
+        )
     except (OSError, ValueError) as error:
         raise _not_loaded(name, _first_line(error)) from error
     # A model directory without tokenizer files gives an empty tokenizer, not an error.

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.assets import asset
+from tests.unit.renderers.families import FAMILIES, Family, standin, template_of
 from tinsmith.core.errors import ConfigError, UnknownNameError, UserError
 from tinsmith.renderers import (
     ChatMLRenderer,
@@ -15,9 +16,11 @@ from tinsmith.renderers import (
     RoleColonRenderer,
     get_renderer,
     get_tokenizer,
+    get_tokenizer_config,
     list_renderers,
     recommended_renderer,
     register_renderer,
+    registry,
     unregister_renderer,
 )
 
@@ -56,7 +59,7 @@ class Templated:
 
     def apply_chat_template(self, messages: Any, **options: Any) -> Any:
         return self._tokenizer.apply_chat_template(
-            messages, chat_template=self.chat_template, **options
+            messages, **{"chat_template": self.chat_template, **options}
         )
 
 
@@ -71,12 +74,94 @@ def test_the_template_decides_which_renderer_fits(qwen_tokenizer: Any) -> None:
     assert recommended_renderer("tinsmith/tiny", None) == "chatml"
 
 
-@pytest.mark.parametrize("name", ["Qwen__Qwen2.5-7B-Instruct.jinja", "microsoft__phi-4.jinja"])
-def test_a_template_that_is_only_similar_is_not_taken_for_chatml(
-    qwen_tokenizer: Any, name: str
-) -> None:
+def test_a_template_that_is_only_similar_is_not_taken_for_chatml(qwen_tokenizer: Any) -> None:
+    similar = Templated(qwen_tokenizer, template("Qwen__Qwen2.5-7B-Instruct.jinja"))
+    assert recommended_renderer("some/model", similar) == "chat_template"
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=str)
+def test_a_familys_template_is_recognized(family: Family) -> None:
+    templated = Templated(standin(family.tokenizer), template_of(family))
+    name = recommended_renderer("some/model", templated)
+    first = next(f for f in FAMILIES if f.renderer == name)
+    assert first.template == family.template or name.split("_")[0] in family.renderer
+
+
+def test_a_template_that_cannot_be_driven_is_refused(qwen_tokenizer: Any) -> None:
+    endless = Templated(qwen_tokenizer, "{% for m in messages %}{{ m.content }}{% endfor %}")
     with pytest.raises(ConfigError, match="no renderer here writes its chat template"):
-        recommended_renderer("some/model", Templated(qwen_tokenizer, template(name)))
+        recommended_renderer("some/model", endless)
+
+
+class Point:
+    """An entry point of an installed package."""
+
+    def __init__(self, name: str, target: Any) -> None:
+        self.name, self.value, self._target = name, "their.module:Theirs", target
+        self.dist = type("Dist", (), {"name": "their-package"})()
+
+    def load(self) -> Any:
+        if isinstance(self._target, Exception):
+            raise self._target
+        return self._target
+
+
+def test_an_installed_package_may_bring_a_renderer(
+    tiny_tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    points = [
+        Point("theirs", RoleColonRenderer),
+        Point("broken", ImportError("no module named x")),
+        Point("chatml", RoleColonRenderer),
+    ]
+    monkeypatch.setattr(registry, "entry_points", lambda group: points)
+    assert "theirs" in list_renderers()
+    assert isinstance(get_renderer("theirs", tiny_tokenizer), RoleColonRenderer)
+    with pytest.raises(ConfigError, match="their-package declares it and it cannot be loaded"):
+        get_renderer("broken", tiny_tokenizer)
+    with pytest.raises(ConfigError, match="their-package declares a renderer of this name"):
+        get_renderer("chatml", tiny_tokenizer)
+
+
+def test_an_option_that_a_renderer_lacks_is_refused(tiny_tokenizer: Any) -> None:
+    with pytest.raises(ConfigError, match="unexpected keyword argument 'date'"):
+        get_renderer("chatml", tiny_tokenizer, date="1 Jan 2025")
+
+
+def test_tokenizers_of_other_revisions_are_others(
+    tiny_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import transformers
+
+    asked: list[dict[str, Any]] = []
+    original = transformers.AutoTokenizer.from_pretrained
+
+    def load(name: str, **options: Any) -> Any:
+        asked.append(options)
+        return original(name)
+
+    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", load)
+    pinned = get_tokenizer(str(tiny_dir), revision="abc123")
+    assert get_tokenizer(str(tiny_dir), revision="abc123") is pinned
+    assert get_tokenizer(str(tiny_dir), revision="def456") is not pinned
+    assert asked == [
+        {"revision": "abc123", "trust_remote_code": False},
+        {"revision": "def456", "trust_remote_code": False},
+    ]
+
+
+def test_a_tokenizers_config_holds_its_template(tmp_path: Path, tiny_dir: Path) -> None:
+    assert "<|im_start|>" in get_tokenizer_config(str(tiny_dir))["chat_template"]
+    (tmp_path / "tokenizer_config.json").write_text('{"eos_token": "</s>"}')
+    assert get_tokenizer_config(str(tmp_path)) == {"eos_token": "</s>"}
+    (tmp_path / "chat_template.jinja").write_text("{{ messages }}")
+    assert get_tokenizer_config(str(tmp_path))["chat_template"] == "{{ messages }}"
+    (tmp_path / "tokenizer_config.json").write_text("{")
+    with pytest.raises(UserError, match="not JSON"):
+        get_tokenizer_config(str(tmp_path))
+    (tmp_path / "tokenizer_config.json").unlink()
+    with pytest.raises(UserError, match=r"no tokenizer_config\.json"):
+        get_tokenizer_config(str(tmp_path))
 
 
 def test_a_tokenizer_is_loaded_once_whatever_asks_for_it(tiny_dir: Path) -> None:
