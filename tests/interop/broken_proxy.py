@@ -33,6 +33,10 @@ class Fault:
     def sample_result(self, message: Any) -> None:
         """A protobuf SampleResponse before the client sees it."""
 
+    def num_bytes(self, content: bytes) -> int:
+        """How much of an answer arrives before the connection is cut; all of it unless said."""
+        return len(content)
+
     def status(self, status: int) -> int:
         """The status of an answer."""
         return status
@@ -161,6 +165,20 @@ class BareMetricNames(Fault):
         message.metrics["loss"] = 1.0
 
 
+class CutsAnswers(Fault):
+    """Every nth answer is cut off in its middle, after the server did what was asked."""
+
+    def __init__(self, every: int) -> None:
+        self.every, self.num_answers, self.num_cut = every, 0, 0
+
+    def num_bytes(self, content: bytes) -> int:
+        self.num_answers += 1
+        if self.num_answers % self.every or not content:
+            return len(content)
+        self.num_cut += 1
+        return len(content) // 2
+
+
 class BrokenProxy:
     """An HTTP server that passes everything on, through a fault; ended with the block."""
 
@@ -183,7 +201,9 @@ class BrokenProxy:
                 self.send_header("Content-Type", media_type)
                 self.send_header("Content-Length", str(len(content)))
                 self.end_headers()
-                self.wfile.write(content)
+                num_bytes = proxy.num_bytes(content)
+                self.wfile.write(content[:num_bytes])
+                self.close_connection = num_bytes < len(content)
 
             do_GET = do_POST = do_PUT = do_DELETE = handle_any
 
@@ -203,6 +223,11 @@ class BrokenProxy:
         self._server.shutdown()
         self._server.server_close()
         self._http.close()
+
+    def num_bytes(self, content: bytes) -> int:
+        """How much of an answer is sent."""
+        with self._lock:
+            return self._fault.num_bytes(content)
 
     def pass_on(
         self, method: str, path: str, headers: dict[str, str], body: bytes

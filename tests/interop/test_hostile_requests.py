@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import os
 import random
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -35,8 +36,7 @@ pytestmark = pytest.mark.integration
 IN_ONE_LOOP = pytest.mark.asyncio(loop_scope="module")
 
 BODY_CAP = 2**20
-NUM_PROTOBUF = 2000
-NUM_JSON = 2000
+NUM_PROTOBUF = NUM_JSON = 10_000 if os.environ.get("TINSMITH_SLOW") else 2000
 REQUESTS_PER_MODEL = 50
 """Damaged sequence numbers use up a model's lane; a new one now and then keeps the rest deep."""
 

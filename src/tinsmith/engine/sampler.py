@@ -25,6 +25,7 @@ from tinsmith.engine.base_model import BaseModel
 from tinsmith.engine.decode_rows import DecodeRows, Entry, Start, best_table, drawing_rows
 from tinsmith.engine.decoder import DecodeBatch, SharedPrompt, SnapshotRows
 from tinsmith.engine.decoder_choice import make_decoder
+from tinsmith.engine.fair_queue import FairQueue
 from tinsmith.engine.jobs import EngineLimits, SampledToken, SampleJob, SampleResult
 from tinsmith.engine.kv_cache import SlotCache, bucket
 from tinsmith.engine.prefill import Prefill
@@ -74,7 +75,7 @@ class Sampler:
         self._texts = StopTexts(
             base.info.tokenizer_id, end_tokens(base.model, base.info.tokenizer_id)
         )
-        self._waiting: deque[JobState] = deque()
+        self._waiting: FairQueue[JobState] = FairQueue()
         self._ready: deque[JobState] = deque()
         """Prefilled jobs some of whose samples have not started."""
         self._done: list[SampleResult] = []
@@ -93,13 +94,13 @@ class Sampler:
             state = check_request(job, self._info, self._snapshots, self._texts)
             copied = (job.num_samples - 1) * state.prompt.size
             state.shares_block = self._decoder.shares_prompts and copied >= _MIN_COPIED
-            self._waiting.append(state)
+            self._waiting.append(state, owner=job.snapshot_id, cost=job.num_samples)
         except TinsmithError as error:
             self._done.append(SampleResult(job.job_id, error=error))
 
     def cancel(self, job_id: str) -> None:
         """Forget a job wherever it stands; its rows are free at once. Unknown ids are ignored."""
-        self._waiting = deque(s for s in self._waiting if s.job.job_id != job_id)
+        self._waiting.remove(lambda state: state.job.job_id == job_id)
         self._ready = deque(s for s in self._ready if s.job.job_id != job_id)
         self._done = [result for result in self._done if result.job_id != job_id]
         self._told = [token for token in self._told if token.job_id != job_id]
@@ -133,12 +134,12 @@ class Sampler:
             budget = max(1, budget // _LIVE_CHUNK_SHARE)
         short: list[JobState] = []
         while self._waiting and free > 0 and budget > 0:
-            state = self._waiting[0]
+            state = self._waiting.first
             if state.num_prefilled or state.prompt.size > budget:
                 if not short and self._prefill.run_chunk(state, budget):
-                    self._ready.append(self._waiting.popleft())
+                    self._ready.append(self._waiting.take())
                 break
-            short.append(self._waiting.popleft())
+            short.append(self._waiting.take())
             budget -= state.prompt.size
             free -= state.job.num_samples
         if short:

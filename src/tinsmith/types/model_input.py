@@ -10,7 +10,7 @@ import base64
 import binascii
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -149,6 +149,13 @@ ModelInputChunk = Annotated[
 ]
 
 
+def _of_text(chunk: object) -> object:
+    """Clients before release 0.24 leave out the type of text, the only kind that has tokens."""
+    if isinstance(chunk, dict) and "tokens" in chunk and "type" not in chunk:
+        return {**cast("dict[str, object]", chunk), "type": "encoded_text"}
+    return cast("object", chunk)
+
+
 class ModelInput(RequestModel):
     """What a model reads, as chunks; appending returns a new input.
 
@@ -157,7 +164,7 @@ class ModelInput(RequestModel):
         [1, 2, 3]
     """
 
-    chunks: list[ModelInputChunk]
+    chunks: list[Annotated[ModelInputChunk, BeforeValidator(_of_text)]]
 
     @classmethod
     def from_ints(cls, tokens: Sequence[int] | npt.NDArray[np.integer[Any]]) -> ModelInput:

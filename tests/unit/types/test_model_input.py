@@ -13,6 +13,7 @@ from tinsmith.types import (
     ImageAssetPointerChunk,
     ImageChunk,
     ModelInput,
+    parse_request,
 )
 
 
@@ -135,3 +136,10 @@ def test_a_copy_with_other_tokens_is_packed_anew() -> None:
 def test_packed_tokens_are_checked(packed: bytes) -> None:
     with pytest.raises(DataError):
         EncodedTextChunk.from_packed(packed)
+
+
+def test_a_chunk_without_a_type_is_text_if_it_has_tokens() -> None:
+    given = {"chunks": [{"tokens": [1, 2]}]}  # as clients before 0.24 write it
+    assert ModelInput.model_validate(given) == ModelInput.from_ints([1, 2])
+    with pytest.raises(UserError):
+        parse_request(ModelInput, {"chunks": [{"data": "x"}]})
