@@ -14,13 +14,12 @@ import json
 import os
 import subprocess
 import sys
-import sysconfig
 import tempfile
-import venv
 from pathlib import Path
 
 from tests.integration.service_process import BASE_MODEL, ServiceProcess
 from tinsmith.core.paths import cache_dir
+from tools.client_releases.environments import interpreter
 from tools.client_releases.script import STEPS
 
 RELEASES = ("0.38.0", "0.26.0", "0.25.0", "0.24.1", "0.16.1", "0.3.0", "0.1.0")
@@ -31,33 +30,6 @@ API_KEY = "tml-releases"
 TIMEOUT_S = 300
 
 Outcomes = dict[str, str]
-
-
-def interpreter(release: str, cache: Path) -> Path:
-    """The Python of a release's environment, made if it is not there.
-
-    Only the release itself is installed there. What it imports is found behind it on the path, in
-    the environment that runs this tool: some of the oldest want all of torch, or name less than
-    they need.
-    """
-    folder = cache / f"tinker-{release}"
-    python, ready = folder / "bin" / "python", folder / ".ready"
-    if not ready.exists():
-        print(f"installing tinker=={release} into {folder}", file=sys.stderr)
-        venv.create(folder, with_pip=True, clear=True)
-        options = ["--quiet", "--disable-pip-version-check", "--no-deps", *_pip_flags()]
-        subprocess.run(
-            [str(python), "-m", "pip", "install", *options, f"tinker=={release}"], check=True
-        )
-        ready.touch()
-    (site_packages,) = (folder / "lib").glob("python*/site-packages")
-    # Paths of .pth files come after the folder that holds them: its own packages win.
-    (site_packages / "zz_borrowed.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    return python
-
-
-def _pip_flags() -> list[str]:
-    return os.environ.get("PIP_FLAGS", "").split()
 
 
 def outcomes_of(python: Path, service: ServiceProcess) -> Outcomes:
@@ -83,7 +55,7 @@ def run(releases: list[str], cache: Path) -> dict[str, Outcomes]:
         options = ("--model", BASE_MODEL, "--api-key", API_KEY)
         with ServiceProcess(Path(folder), *options) as service:
             for release in releases:
-                python = interpreter(release, cache)
+                python = interpreter(cache / f"tinker-{release}", [f"tinker=={release}"])
                 print(f"running tinker=={release}", file=sys.stderr)
                 found[release] = outcomes_of(python, service)
     return found
