@@ -155,6 +155,18 @@ class SupervisedConfig(BaseModel):
     """Steps sent to the service before the oldest is awaited; results do not depend on it."""
     progress: bool = True
     """Show a progress bar when stderr is a terminal."""
+    console: bool = False
+    """Write a line a step to stderr, for a log file."""
+    transcript: bool = True
+    """Write `transcript.html`: training examples, and the answers that were graded."""
+    trace: bool = False
+    """Write `trace.json`, where time goes, to be opened in Perfetto."""
+    wandb: bool = False
+    """Send metrics to Weights & Biases, too; its `WANDB_` variables are respected."""
+    wandb_project: str | None = None
+    """Project there; none takes `WANDB_PROJECT`."""
+    wandb_name: str | None = None
+    """Name of the run there; none takes `WANDB_NAME`."""
 
     def adam_params(self, multiplier: float) -> AdamParams:
         """Optimizer settings of a step whose schedule multiplier is given."""
@@ -180,6 +192,12 @@ FREE_ON_RESUME = frozenset(
         "rolling_ttl_s",
         "checkpoint_ttl_s",
         "keep_last",
+        "console",
+        "transcript",
+        "trace",
+        "wandb",
+        "wandb_project",
+        "wandb_name",
     }
 )
 """Fields that may change when a run is resumed, since no metric depends on them."""

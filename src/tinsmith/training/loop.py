@@ -18,7 +18,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from tinsmith.core.errors import UserError
-from tinsmith.telemetry import NullTrace, Recorder, Trace
+from tinsmith.data.report import NUM_EXAMPLES, render, split_by_training
+from tinsmith.renderers.messages import content_text
+from tinsmith.telemetry import NullTrace, Recorder, Trace, TranscriptWriter
 from tinsmith.training import names
 from tinsmith.training.batches import Batch
 from tinsmith.training.checkpoints import CheckpointRecord
@@ -44,6 +46,7 @@ class Outputs:
     recorders: Sequence[Recorder]
     progress: Progress
     trace: Trace = field(default_factory=NullTrace)
+    transcript: TranscriptWriter | None = None
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         for recorder in self.recorders:
@@ -131,6 +134,7 @@ class Loop:
         """
         num_steps = self.job.num_steps
         if not is_resumed:
+            self._show_examples()
             await self._evaluate(0)
         self.last_finished = time.perf_counter()
         batch = await self._build(first_step) if first_step < num_steps else None
@@ -253,8 +257,34 @@ class Loop:
                     metrics |= await evaluator(given)
         metrics[names.TIME_EVAL_S] = time.perf_counter() - started
         self.outputs.log(step, metrics)
+        self._show_evaluation(step, metrics)
         await self.saver.save_if_best(step, metrics, self.num_tokens)
         self.last_finished = time.perf_counter()
+
+    def _show_examples(self) -> None:
+        """Put some training examples into the transcript, with what is trained marked."""
+        page, dataset = self.outputs.transcript, self.job.plan.dataset
+        if page is None:
+            return
+        page.heading("Training examples; what is trained is marked")
+        for conversation in dataset.conversations[:NUM_EXAMPLES]:
+            pieces = split_by_training(render(conversation, dataset.form), dataset.form)
+            page.marked(
+                f"{conversation.path}:{conversation.line}", [(p.text, p.is_trained) for p in pieces]
+            )
+
+    def _show_evaluation(self, step: int, metrics: Mapping[str, float]) -> None:
+        page = self.outputs.transcript
+        if page is None:
+            return
+        page.heading(f"Step {step}")
+        page.table(metrics)
+        for answer in () if self.job.answers is None else self.job.answers.take_answers():
+            asked = [(m["role"], content_text(m)) for m in answer.prompt]
+            page.conversation(
+                f"score {answer.score:g}: {answer.text[:80]}",
+                [*asked, ("assistant", answer.text), ("expected", answer.expected)],
+            )
 
     async def _build(self, step: int) -> Batch:
         with self.outputs.trace.span("render", lane=0, step=step + 1):

@@ -49,13 +49,29 @@ class RunDir:
         return self.path / "code.diff"
 
     @property
+    def transcript(self) -> Path:
+        return self.path / "transcript.html"
+
+    @property
+    def trace(self) -> Path:
+        return self.path / "trace.json"
+
+    @property
     def lock(self) -> Path:
         return self.path / ".lock"
 
     @property
     def files(self) -> tuple[Path, ...]:
         """Everything that a run writes here."""
-        return self.config, self.metrics, self.checkpoints, self.diff
+        return (
+            self.config,
+            self.metrics,
+            self.checkpoints,
+            self.diff,
+            self.transcript,
+            self.trace,
+            self.path / "wandb_run_id.txt",
+        )
 
     def holds_run(self) -> bool:
         return any(file.exists() for file in self.files)

@@ -7,14 +7,14 @@ client, so they cannot touch what is trained.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from tinsmith.data import Prompt, read_prompts
 from tinsmith.renderers import Renderer
-from tinsmith.renderers.messages import content_text
+from tinsmith.renderers.messages import Message, content_text
 from tinsmith.training import names
 from tinsmith.training.config import SampleEvalConfig
 from tinsmith.training.evaluators import Evaluator, HeldOutSet
@@ -91,6 +91,16 @@ def _whole(datum: Datum) -> ModelInput:
 
 
 @dataclass(frozen=True)
+class Answer:
+    """One sampled answer, for people to read."""
+
+    prompt: tuple[Message, ...]
+    text: str
+    expected: str
+    score: float
+
+
+@dataclass(frozen=True)
 class AnswerEvaluator:
     """Answers to prompts, graded.
 
@@ -99,7 +109,7 @@ class AnswerEvaluator:
         renderer: Format of prompts and answers.
         grader: Score of an answer, 0 to 1.
         config: How answers are sampled.
-        transcript: Receives prompt, answer and score of every sample, if given.
+        answers: Those of the last evaluation, until they are taken.
         needs_sampler: True.
     """
 
@@ -107,7 +117,7 @@ class AnswerEvaluator:
     renderer: Renderer
     grader: Grader
     config: SampleEvalConfig
-    transcript: Any = None
+    answers: list[Answer] = field(default_factory=list)
     needs_sampler: bool = True
 
     @classmethod
@@ -122,7 +132,14 @@ class AnswerEvaluator:
         prompts = read_prompts(config.data)[: config.max_prompts]
         return cls(prompts, renderer, get_grader(config.grader), config)
 
+    def take_answers(self) -> list[Answer]:
+        """The answers of the last evaluation; they are kept no longer."""
+        taken = list(self.answers)
+        self.answers.clear()
+        return taken
+
     async def __call__(self, sampler: SamplingClient) -> Mapping[str, float]:
+        self.answers.clear()
         config = self.config
         prompts = list(self.prompts)
         asked = [
@@ -143,12 +160,12 @@ class AnswerEvaluator:
         for prompt, future in zip(prompts, asked, strict=True):
             for sequence in (await future).sequences:
                 reply = self.renderer.parse_response(sequence.tokens)
-                score = self.grader(content_text(reply.message), prompt.answer)
+                text = content_text(reply.message)
+                score = self.grader(text, prompt.answer)
                 scores.append(score)
                 num_clean += reply.termination.is_clean
                 num_tokens += len(sequence.tokens)
-                if self.transcript is not None:
-                    self.transcript.add_answer(prompt.messages, reply.message, prompt.answer, score)
+                self.answers.append(Answer(prompt.messages, text, prompt.answer, score))
         return {
             names.SAMPLE_SCORE: sum(scores) / len(scores),
             names.SAMPLE_ENDED: num_clean / len(scores),

@@ -16,7 +16,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tinsmith.telemetry import JsonlRecorder, Recorder, read_metrics
+from tinsmith.telemetry import (
+    ConsoleRecorder,
+    JsonlRecorder,
+    NullTrace,
+    Recorder,
+    TraceWriter,
+    TranscriptWriter,
+    WandbRecorder,
+    read_metrics,
+)
 from tinsmith.training import names
 from tinsmith.training.adapter_location import local_adapter_dir
 from tinsmith.training.checkpoints import CheckpointRecord
@@ -33,6 +42,15 @@ if TYPE_CHECKING:
     from tinsmith.client import ServiceClient, TrainingClient
 
 logger = logging.getLogger(__name__)
+
+CONSOLE_COLUMNS = (
+    names.TRAIN_NLL,
+    names.EVAL_NLL,
+    names.OPTIM_LEARNING_RATE,
+    f"{names.OPTIM_PREFIX}grad_norm",
+    names.PROGRESS_EPOCH,
+    names.THROUGHPUT_TOKENS_PER_S,
+)
 
 
 @dataclass(frozen=True)
@@ -184,12 +202,31 @@ def _open_outputs(
     stack: ExitStack, job: Job, start: RunStart, recorder: Recorder | None
 ) -> Outputs:
     """Open the sinks that the configuration names; the stack closes them."""
-    recorders: list[Recorder] = [stack.enter_context(JsonlRecorder(start.run.metrics))]
+    config, run = job.config, start.run
+    recorders: list[Recorder] = [JsonlRecorder(run.metrics)]
+    if config.console:
+        recorders.append(ConsoleRecorder(CONSOLE_COLUMNS))
+    if config.wandb:
+        recorders.append(
+            WandbRecorder.start(
+                run.path,
+                project=config.wandb_project,
+                name=config.wandb_name,
+                config=config.model_dump(mode="json"),
+            )
+        )
+    for sink in recorders:
+        stack.callback(sink.close)
     if recorder is not None:
-        recorders.append(recorder)
-    wanted = job.config.progress
-    progress = stack.enter_context(make_progress(job.num_steps, start.first_step, wanted=wanted))
-    return Outputs(recorders, progress)
+        recorders.append(recorder)  # the caller's, and so the caller's to close
+    trace = TraceWriter(run.trace) if config.trace else NullTrace()
+    stack.callback(trace.close)
+    transcript = None
+    if config.transcript:
+        transcript = TranscriptWriter(run.transcript, f"Run {run.path.name}")
+        stack.callback(transcript.close)
+    progress = make_progress(job.num_steps, start.first_step, wanted=config.progress)
+    return Outputs(recorders, stack.enter_context(progress), trace, transcript)
 
 
 async def _connect(

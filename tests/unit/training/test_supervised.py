@@ -478,3 +478,39 @@ def test_settings_that_contradict_each_other_are_refused_before_anything_is_made
     with pytest.raises(ValueError, match=what):
         run_supervised(config, service=FakeService())
     assert not Path(config.run_dir or "").exists()
+
+
+def test_the_transcript_shows_what_is_trained_and_what_was_measured(
+    make_config: MakeConfig, service: FakeService
+) -> None:
+    result = run_supervised(make_config(), service=service)
+    page = (result.run_dir / "transcript.html").read_text()
+    assert "<mark>word" in page
+    assert "Step 9" in page
+    assert "eval/nll" in page
+    again = run_supervised(make_config(if_exists="delete", transcript=False), service=FakeService())
+    assert not (again.run_dir / "transcript.html").exists()
+
+
+def test_the_trace_holds_every_step_evaluation_and_save(
+    make_config: MakeConfig, service: FakeService
+) -> None:
+    result = run_supervised(make_config(trace=True), service=service)
+    text = (result.run_dir / "trace.json").read_text()
+    events = json.loads(text.rstrip().rstrip(",") + "]")
+    count = {name: sum(e["name"] == name for e in events) for name in ("step", "evaluate", "save")}
+    assert count == {"step": 9, "evaluate": 4, "save": 4}
+    # Steps that overlap are in different lanes.
+    by_lane: dict[int, list[Any]] = {}
+    for event in events:
+        if event["name"] == "step":
+            by_lane.setdefault(event["tid"], []).append(event)
+    assert len(by_lane) == 2
+
+
+def test_the_console_may_show_a_line_a_step(
+    make_config: MakeConfig, service: FakeService, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_supervised(make_config(console=True), service=service)
+    lines = [line.split() for line in capsys.readouterr().err.splitlines()]
+    assert [line[0] for line in lines if line[1] != "-"][:3] == ["step", "1", "2"]
