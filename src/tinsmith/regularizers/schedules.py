@@ -135,7 +135,11 @@ class PiecewiseWeight:
     by: TimeUnit = "step"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "points", tuple((float(t), float(f)) for t, f in self.points))
+        try:
+            points = tuple((float(time), float(factor)) for time, factor in self.points)
+        except (TypeError, ValueError) as error:
+            raise _refused(self.kind, "points", self.points, "pairs of time and factor") from error
+        object.__setattr__(self, "points", points)
         _check_factors(self.kind, {f"at {t:g}": f for t, f in self.points}, self.by)
         times = [time for time, _ in self.points]
         if not times or any(b <= a for a, b in itertools.pairwise(times)):
@@ -179,9 +183,7 @@ def make_weight_schedule(kind: str, **settings: Any) -> WeightSchedule:
         raise unknown_name("schedule", kind, sorted(SCHEDULES), field="schedule")
     try:
         return SCHEDULES[kind](**settings)
-    except (TypeError, ValueError) as error:
-        if isinstance(error, ConfigError):
-            raise
+    except TypeError as error:
         text = str(error).removeprefix(f"{SCHEDULES[kind].__name__}.__init__() ")
         raise ConfigError(f"schedule={kind!r}: {text}", field="schedule") from error
 
