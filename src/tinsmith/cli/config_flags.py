@@ -7,11 +7,12 @@ the model alone and every mistake is one line: what was wrong, what is allowed, 
 
 import contextlib
 import io
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, field, make_dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
@@ -141,6 +142,8 @@ def _shape_of(
         kind = _flag(name, info, is_positional=name == positional)
         if name in settings:
             value = _coerced(prefix + name, info, settings[name])
+            if _is_table_list(info):
+                value = tuple(map(str, value))
             optional.append((name, kind, field(default_factory=_constant(value))))
         elif info.is_required():
             required.append((name, kind))
@@ -157,7 +160,15 @@ def _flag(name: str, info: FieldInfo, *, is_positional: bool) -> Any:
     if is_positional:
         described = tyro.conf.arg(help=info.description, metavar=name.upper())
         return tyro.conf.Positional[Annotated[info.annotation, described]]
-    return Annotated[info.annotation, tyro.conf.arg(help=info.description)]
+    # A flag cannot hold a table: it is written as in TOML, and the model reads the text.
+    kind = tuple[str, ...] if _is_table_list(info) else info.annotation
+    return Annotated[kind, tyro.conf.arg(help=info.description)]
+
+
+def _is_table_list(info: FieldInfo) -> bool:
+    """Whether a field is a list of tables, as `[[name]]` in TOML."""
+    items = get_args(info.annotation) if get_origin(info.annotation) is tuple else ()
+    return bool(items) and isinstance(items[0], type) and issubclass(items[0], BaseModel)
 
 
 def _nested_values(info: FieldInfo, given: Any) -> Settings:
@@ -199,7 +210,8 @@ def _config_error(
         place, value = ".".join(str(part) for part in first["loc"]), first["input"]
     text = first["msg"].removeprefix("Input ").removeprefix("Value error, ")
     shown = f"{place}: " if not place or isinstance(value, Mapping) else f"{place}={value}: "
-    flag = "--" + place.replace("_", "-")
+    # Of a list of tables the flag is the list.
+    flag = "--" + re.split(r"\.\d", place)[0].replace("_", "-")
     return ConfigError(shown + text, field=place, hint=f"change {flag}")
 
 

@@ -22,6 +22,13 @@ from tinsmith.regularizers.outputs import (
     combine_custom_outputs,
 )
 from tinsmith.regularizers.packing import packed
+from tinsmith.regularizers.policies import PolicyReference, bind_policies
+from tinsmith.regularizers.registry import (
+    RegularizerConfig,
+    list_regularizers,
+    register_regularizer,
+    unregister_regularizer,
+)
 from tinsmith.regularizers.schedules import (
     ConstantWeight,
     CosineWeight,
@@ -61,7 +68,9 @@ __all__ = [
     "Orthogonality",
     "OutputMagnitude",
     "PiecewiseWeight",
+    "PolicyReference",
     "Regularizer",
+    "RegularizerConfig",
     "RegularizerError",
     "RegularizerOutput",
     "RegularizerState",
@@ -70,7 +79,11 @@ __all__ = [
     "WarmUpWeight",
     "WeightSchedule",
     "ablations",
+    "bind_policies",
     "combine_custom_outputs",
+    "list_regularizers",
     "make_weight_schedule",
     "packed",
+    "register_regularizer",
+    "unregister_regularizer",
 ]

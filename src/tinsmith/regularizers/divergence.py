@@ -43,6 +43,7 @@ class KL:
     """
 
     name: ClassVar[str] = "kl"
+    needs_distributions: ClassVar[bool] = True
     reference: Reference = "reference_logprobs"
     direction: Literal["forward", "reverse", "symmetric"] = "forward"
     reduction: Reduced = "mean"
@@ -133,6 +134,7 @@ class JensenShannon:
     """Jensen-Shannon divergence in nats, between 0 and ln 2; the fields as in `KL`."""
 
     name: ClassVar[str] = "jensen_shannon"
+    needs_distributions: ClassVar[bool] = True
     reference: Reference = "reference_logprobs"
     reduction: Reduced = "mean"
     mask: str | None = None
@@ -179,6 +181,10 @@ class Consistency:
     @property
     def batch_reduction(self) -> Reduction:
         return "whole_batch" if self.metric == "cosine" else self.reduction
+
+    @property
+    def needs_distributions(self) -> bool:
+        return self.metric == "kl"
 
     def __call__(self, data: list[Datum], logprobs: list[torch.Tensor]) -> Result:
         from tinsmith.regularizers import functions

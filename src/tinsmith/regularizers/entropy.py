@@ -44,6 +44,7 @@ class Entropy:
     """
 
     name: ClassVar[str] = "entropy"
+    needs_distributions: ClassVar[bool] = True
     mode: Mode = "bonus"
     normalise: bool = False
     temperature: float = 1.0

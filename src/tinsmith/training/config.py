@@ -10,6 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from tinsmith.algorithms.schedules import ScheduleName
 from tinsmith.core.paths import BUNDLED_MODEL
 from tinsmith.data.supervised import TooLong
+from tinsmith.regularizers.registry import RegularizerConfig
 from tinsmith.renderers.messages import TrainOnWhat
 from tinsmith.types import AdamParams
 
@@ -101,6 +102,11 @@ class SupervisedConfig(BaseModel):
     """Part of the run that is warm-up, instead of `warmup_steps`."""
     final_lr_fraction: float = Field(default=0.0, ge=0, le=1)
     """Part of the peak learning rate that the schedule ends at."""
+    regularizers: tuple[RegularizerConfig, ...] = ()
+    """Terms added to the loss, such as `{kind = "kl_estimate", weight = 0.05}`. They cost a forward
+    pass more a step."""
+    track_grad_norms: bool = False
+    """Record the norm of the gradient of the loss and of each regularizer by the logprobs."""
     adam_beta1: float = Field(default=0.9, ge=0, lt=1)
     """Decay of Adam's first moment."""
     adam_beta2: float = Field(default=0.95, ge=0, lt=1)

@@ -20,6 +20,7 @@ from tinsmith.types import Datum, ForwardBackwardOutput
 
 if TYPE_CHECKING:
     from tinsmith.client import TrainingClient
+    from tinsmith.regularizers import CustomLossOutput
 
 
 class Evaluator(Protocol):
@@ -30,7 +31,9 @@ class Evaluator(Protocol):
         ...
 
 
-def sum_nll(data: Sequence[Datum], output: ForwardBackwardOutput) -> tuple[float, int]:
+def sum_nll(
+    data: Sequence[Datum], output: ForwardBackwardOutput | CustomLossOutput
+) -> tuple[float, int]:
     """Sum of the trained tokens' negative log-likelihoods, in nats and float64, and their number.
 
     A token is trained if its weight is not 0; how much it weighs in the loss does not matter here.

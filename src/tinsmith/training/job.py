@@ -10,9 +10,11 @@ from tinsmith.algorithms.schedules import Schedule, make_schedule
 from tinsmith.core.errors import ConfigError, DataError
 from tinsmith.data import SupervisedDataset, TrainingData, load_training_data
 from tinsmith.data.supervised import ExampleFormat
+from tinsmith.regularizers import Regularizer
 from tinsmith.renderers import TrainOnWhat, get_renderer, get_tokenizer, recommended_renderer
 from tinsmith.training.batches import BatchPlan
 from tinsmith.training.config import SupervisedConfig
+from tinsmith.training.objective import configured_terms
 from tinsmith.training.sampling_evaluators import AnswerEvaluator
 
 _NEED_ASSISTANT = (
@@ -35,6 +37,7 @@ class Job:
         num_steps: Steps of the run.
         renderer_name: The chat format.
         answers: Prompts that are answered and graded, if any.
+        terms: Regularizers, which may refer to models that are not open yet.
     """
 
     config: SupervisedConfig
@@ -45,6 +48,7 @@ class Job:
     num_steps: int
     renderer_name: str
     answers: AnswerEvaluator | None = None
+    terms: tuple[Regularizer, ...] = ()
 
     def describe(self) -> dict[str, Any]:
         """The data as JSON values, for `config.json`."""
@@ -67,6 +71,7 @@ def prepare(config: SupervisedConfig) -> Job:
         DataError: The data cannot be trained on; names file and line.
         ConfigError: The configuration contradicts itself or the data.
     """
+    terms = configured_terms(config)
     data = load_training_data(
         config.data,
         test_size=config.test_size,
@@ -108,6 +113,7 @@ def prepare(config: SupervisedConfig) -> Job:
         num_steps=num_steps,
         renderer_name=renderer_name,
         answers=answers,
+        terms=terms,
     )
 
 

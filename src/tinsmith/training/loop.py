@@ -26,12 +26,14 @@ from tinsmith.training.batches import Batch
 from tinsmith.training.checkpoints import CheckpointRecord
 from tinsmith.training.evaluators import NLLEvaluator, sum_nll
 from tinsmith.training.job import Job
+from tinsmith.training.objective import Objective
 from tinsmith.training.progress import Progress
 from tinsmith.training.sampling_evaluators import AccuracyEvaluator, AnyEvaluator, load_evaluator
 from tinsmith.training.saving import Saver
 
 if TYPE_CHECKING:
     from tinsmith.client import APIFuture, TrainingClient
+    from tinsmith.regularizers import CustomLossOutput
     from tinsmith.types import ForwardBackwardOutput, OptimStepResponse
 
 
@@ -89,7 +91,7 @@ class _Submitted:
     batch: Batch
     learning_rate: float
     sent_ns: int
-    forward_backward: APIFuture[ForwardBackwardOutput]
+    forward_backward: APIFuture[ForwardBackwardOutput] | APIFuture[CustomLossOutput]
     optim_step: APIFuture[OptimStepResponse]
 
 
@@ -102,6 +104,7 @@ class Loop:
         outputs: Where the numbers go.
         saver: Saves the state.
         measures: What is measured between steps.
+        objective: What a step minimises.
         num_tokens: Tokens that the run has trained on before.
     """
 
@@ -113,6 +116,7 @@ class Loop:
         outputs: Outputs,
         saver: Saver,
         measures: Measures,
+        objective: Objective,
         num_tokens: int = 0,
     ) -> None:
         self.config = job.config
@@ -121,6 +125,7 @@ class Loop:
         self.outputs = outputs
         self.saver = saver
         self.measures = measures
+        self.objective = objective
         self.num_tokens = num_tokens
         self.pending: deque[_Submitted] = deque()
         self.last_finished = time.perf_counter()
@@ -184,7 +189,9 @@ class Loop:
             batch=batch,
             learning_rate=params.learning_rate,
             sent_ns=time.time_ns(),
-            forward_backward=self.client.forward_backward(list(batch.datums), "cross_entropy"),
+            forward_backward=self.objective.submit(
+                self.client, list(batch.datums), self.job.plan.epochs_done(step - 1)
+            ),
             optim_step=self.client.optim_step(params),
         )
 
@@ -205,7 +212,10 @@ class Loop:
             self._record(submitted, output, optim)
 
     def _record(
-        self, submitted: _Submitted, output: ForwardBackwardOutput, optim: OptimStepResponse
+        self,
+        submitted: _Submitted,
+        output: ForwardBackwardOutput | CustomLossOutput,
+        optim: OptimStepResponse,
     ) -> None:
         step, batch = submitted.step, submitted.batch
         now = time.perf_counter()
@@ -216,6 +226,11 @@ class Loop:
         tokens_per_s = batch.num_tokens / elapsed_s
         metrics: dict[str, float] = {
             f"{names.OPTIM_PREFIX}{name}": value for name, value in (optim.metrics or {}).items()
+        }
+        metrics |= {
+            name: value
+            for name, value in output.metrics.items()
+            if name.startswith(names.REGULARIZER_PREFIX)
         }
         metrics |= {
             names.TRAIN_NLL: mean_nll,

@@ -32,6 +32,7 @@ from tinsmith.training.checkpoints import CheckpointRecord
 from tinsmith.training.config import SupervisedConfig
 from tinsmith.training.job import Job, prepare
 from tinsmith.training.loop import Loop, Measures, Outputs, make_measures
+from tinsmith.training.objective import STATE, open_objective
 from tinsmith.training.progress import make_progress
 from tinsmith.training.provenance import make_manifest
 from tinsmith.training.run_dir import RunDir, RunStart, choose_start, new_run_dir
@@ -174,6 +175,10 @@ async def _train_with(
 ) -> SupervisedResult:
     config, run = job.config, start.run
     client = await _connect(service, config, start.record)
+    objective = await open_objective(service, config, job.terms)
+    stateful = dict(extras.stateful)
+    if job.terms:
+        stateful[STATE] = client.regularizer_state
     # From here on there is something to record: what failed before leaves no run behind.
     with ExitStack() as stack:
         stack.enter_context(start.begin(config, {**make_manifest(), "data": job.describe()}))
@@ -183,7 +188,7 @@ async def _train_with(
             run.checkpoints,
             plan=job.plan,
             config=config,
-            stateful=extras.stateful,
+            stateful=stateful,
         )
         saver.restore(start.record, run.metrics)
         loop = Loop(
@@ -192,6 +197,7 @@ async def _train_with(
             outputs=_open_outputs(stack, job, start, extras.recorder),
             saver=saver,
             measures=extras.measures,
+            objective=objective,
             num_tokens=0 if start.record is None else start.record.num_tokens,
         )
         final = await loop.run(start.first_step, is_resumed=start.record is not None)

@@ -10,15 +10,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Generator
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from tinsmith.regularizers import ComposedLoss, RegularizerState
 from tinsmith.types import (
     AdamParams,
     Datum,
     ForwardBackwardOutput,
+    ModelInput,
     OptimStepResponse,
     SaveWeightsForSamplerResponse,
     SaveWeightsResponse,
@@ -30,7 +33,7 @@ class Later:
     """A result that comes a turn of the event loop later, and says when it was read."""
 
     def __init__(self, value: Any, calls: list[str], label: str) -> None:
-        self._value, self._calls, self._label = value, calls, label
+        self.value, self._calls, self._label = value, calls, label
 
     def __await__(self) -> Generator[Any, None, Any]:
         return self._get().__await__()
@@ -38,7 +41,7 @@ class Later:
     async def _get(self) -> Any:
         await asyncio.sleep(0)
         self._calls.append(f"read {self._label}")
-        return self._value
+        return self.value
 
 
 @dataclass
@@ -53,12 +56,45 @@ class FakeTrainingClient:
     state: State
     service: FakeService
     grad: float = 0.0
+    regularizer_state: RegularizerState = field(default_factory=RegularizerState)
 
     def forward(self, data: list[Datum], loss_fn: str, config: Any = None) -> Later:
         return self._pass(data, loss_fn, backward=False)
 
     def forward_backward(self, data: list[Datum], loss_fn: str, config: Any = None) -> Later:
         return self._pass(data, loss_fn, backward=True)
+
+    def forward_backward_custom(self, data: list[Datum], loss_fn: Any, **options: Any) -> Later:
+        """The real composition over this model's logprobs, by the two passes of the SDK."""
+        import torch
+
+        loss = ComposedLoss(
+            loss_fn,
+            options["regularizers"],
+            state=self.regularizer_state,
+            options=options["options"],
+            track_grad_norms=options["track_grad_norms"],
+        )
+        seen = len(self.service.seen_weights)
+        forward = self._pass(data, "cross_entropy", backward=False).value
+        del self.service.seen_weights[seen:]
+        logprobs = [o["logprobs"].to_torch().requires_grad_(True) for o in forward.loss_fn_outputs]
+        total, metrics = loss(data, logprobs)
+        total.backward()
+        weighted = [
+            Datum(
+                model_input=datum.model_input,
+                loss_fn_inputs={
+                    "target_tokens": datum.loss_fn_inputs["target_tokens"],
+                    "weights": -torch.as_tensor(x.grad),
+                },
+            )
+            for datum, x in zip(data, logprobs, strict=True)
+        ]
+        backward = self._pass(weighted, "cross_entropy", backward=True).value
+        loss.commit()
+        answer = backward.model_copy(update={"metrics": {**backward.metrics, **metrics}})
+        return Later(loss.finished(answer), self.service.calls, "forward_backward_custom")
 
     def _pass(self, data: list[Datum], loss_fn: str, *, backward: bool) -> Later:
         assert loss_fn == "cross_entropy"
@@ -86,6 +122,7 @@ class FakeTrainingClient:
         state.w -= params.learning_rate * state.momentum
         grad_norm, self.grad = abs(self.grad), 0.0
         state.num_steps += 1
+        self.regularizer_state.advance()
         self._say(f"optim_step {state.num_steps}")
         self.service.learning_rates.append(params.learning_rate)
         metrics = {"grad_norm": grad_norm, "weight": state.w}
@@ -113,6 +150,13 @@ class FakeTrainingClient:
             raise KilledError(call)
 
 
+class FakePolicy:
+    def compute_logprobs(self, prompt: ModelInput) -> Any:
+        future: Future[list[float | None]] = Future()
+        future.set_result([None] + [-0.7] * (prompt.length - 1))
+        return future
+
+
 class KilledError(BaseException):
     """The trainer dies here; not an Exception, so nothing cleans up after it."""
 
@@ -133,6 +177,11 @@ class FakeService:
 
     def create_rest_client(self) -> FakeRestClient:
         return FakeRestClient(self)
+
+    def create_sampling_client(self, **where: Any) -> Later:
+        """A policy that gives every token the same logprob."""
+        self.created.append(where)
+        return Later(FakePolicy(), self.calls, "sampling client")
 
     def create_lora_training_client(self, base_model: str, **options: Any) -> Later:
         self.created.append({"base_model": base_model, **options})
