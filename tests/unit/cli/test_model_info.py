@@ -11,7 +11,7 @@ from tinsmith.renderers import list_models
 def test_a_model_is_told_with_what_to_start_from(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["model-info", "meta-llama/Llama-3.1-8B-Instruct"]) == 0
     shown = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
-    assert shown["renderers"] == "llama3"
+    assert shown["renderers"] == "llama3_1, llama3"
     assert shown["context"] == "131,072 tokens"
     assert "2.86e-04" in shown["learning"]
 
