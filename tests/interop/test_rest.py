@@ -230,3 +230,28 @@ def test_the_official_command_line(
         service, tmp_path, "--format", "json", "checkpoint", "list", "--run-id", run.model_id
     )
     assert path not in json.dumps(json.loads(listed))
+
+
+def test_the_official_command_line_looks_after_checkpoints(
+    service: ServiceProcess, rest: tinker.RestClient, run: tinker.TrainingClient, tmp_path: Path
+) -> None:
+    path = run.save_state("cared-for").result().path
+
+    def described() -> Any:
+        found = rest.list_checkpoints(run.model_id).result().checkpoints
+        return next(each for each in found if each.tinker_path == path)
+
+    def cli(*words: str) -> str:
+        return official_cli(service, tmp_path, *words)
+
+    assert run.model_id in cli("--format", "json", "run", "info", run.model_id)
+    assert "cared-for" in cli("--format", "json", "checkpoint", "info", path)
+    cli("checkpoint", "publish", path)
+    assert described().public
+    cli("checkpoint", "unpublish", path)
+    assert not described().public
+    cli("checkpoint", "set-ttl", path, "--ttl", "7200")
+    left = described().expires_at - datetime.now(UTC)
+    assert timedelta(seconds=7000) < left <= timedelta(seconds=7200)
+    cli("checkpoint", "set-ttl", path, "--remove")
+    assert described().expires_at is None
