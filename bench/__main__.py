@@ -23,9 +23,18 @@ from bench.results import REPOSITORY, Report, Row, machine_facts
 from bench.table import print_report, write_readme
 
 RESULTS = REPOSITORY / "bench" / "results"
-GROUPS = ("training", "adapters", "service", "queueing", "sampling", "memory", "imports")
+GROUPS = (
+    "training",
+    "adapters",
+    "service",
+    "queueing",
+    "sampling",
+    "memory",
+    "regularizers",
+    "imports",
+)
 MODELS = ("tiny", "random")
-WITHOUT_MODELS = {"imports", "queueing"}
+WITHOUT_MODELS = {"imports", "queueing", "regularizers"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -117,6 +126,8 @@ def _measurements(group: str) -> Callable[[Setting], Iterator[Measurement]]:
         from bench.service import service_measurements as found
     elif group == "queueing":
         from bench.queueing import queueing_measurements as found
+    elif group == "regularizers":
+        from bench.regularizers import regularizer_measurements as found
     elif group == "sampling":
         from bench.sampling import sampling_measurements as found
     elif group == "training":

@@ -4,6 +4,7 @@ That the examples run is tested with a real service in tests/integration/test_do
 """
 
 import ast
+import dataclasses
 import importlib
 import re
 from pathlib import Path
@@ -16,6 +17,7 @@ from tests.doc_pages import PAGES, Block, blocks_of, console_commands
 from tinsmith.algorithms.loss_inputs import LOSS_INPUTS
 from tinsmith.cli.app import COMMANDS, tinsmith
 from tinsmith.cli.config_flags import parse_config
+from tinsmith.regularizers import Regularizer, RegularizerConfig, list_regularizers
 from tinsmith.training import SupervisedConfig, names
 
 BLOCKS = [block for page in PAGES for block in blocks_of(page)]
@@ -107,6 +109,20 @@ def test_every_loss_is_in_the_reference_with_its_settings() -> None:
             assert f"`{word}`" in row, f"{name}: {word} is missing"
         for setting, value in spec.config_defaults.items():
             assert f"`{setting}` {value}" in row
+
+
+def test_every_regularizer_is_in_the_reference_with_its_settings() -> None:
+    page = (REPOSITORY / "docs/reference/regularizers.md").read_text(encoding="utf-8")
+    for kind in list_regularizers():
+        row = next((line for line in page.splitlines() if f"| `{kind}` |" in line), "")
+        assert row, f"{kind} has no row"
+        term = RegularizerConfig(kind=kind, weight=1.0).build().fn
+        assert row.startswith(f"| `{type(term).__name__}`")
+        for field in dataclasses.fields(term):
+            is_said = f"`{field.name}`" in row or "the same" in row
+            assert is_said, f"{kind}: {field.name} is missing"
+    for field in dataclasses.fields(Regularizer):
+        assert field.name in page
 
 
 def test_every_metric_is_in_the_reference() -> None:
