@@ -33,6 +33,9 @@ COMMANDS = {
     "model-info": LazyCommand(
         "tinsmith.cli.model_info:model_info", "Say what is known of base models."
     ),
+    "renderers": LazyCommand(
+        "tinsmith.cli.renderers:renderers", "Look at how conversations become tokens."
+    ),
     "auth": LazyCommand("tinsmith.cli.auth:auth", "Keep the key of a service, and try it."),
     "keys": LazyCommand("tinsmith.cli.keys:keys", "Give people keys to a service you run."),
     "conformance": LazyCommand(

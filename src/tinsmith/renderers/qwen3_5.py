@@ -73,19 +73,21 @@ class Release:
     """What changed between the releases.
 
     Attributes:
+        label: Its number.
         write_value: How an argument is written.
         reads_tags: Whether thinking may stand in the text, between tags.
         writes_empty_system: Whether an empty system message is a turn of its own.
     """
 
+    label: str
     write_value: WriteValue
     reads_tags: bool = True
     writes_empty_system: bool = True
 
 
-QWEN3_5 = Release(json_unless_scalar)
-QWEN3_6 = Release(json_unless_text)
-QWEN3_8 = Release(json_unless_text, reads_tags=False, writes_empty_system=False)
+QWEN3_5 = Release("3.5", json_unless_scalar)
+QWEN3_6 = Release("3.6", json_unless_text)
+QWEN3_8 = Release("3.8", json_unless_text, reads_tags=False, writes_empty_system=False)
 
 
 class Qwen35Renderer(Renderer):

@@ -6,8 +6,9 @@ packages that declare the entry point group `tinsmith.renderers`.
 
 from __future__ import annotations
 
+from functools import partial
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from typing import Any, NamedTuple
 
 from tinsmith.core.errors import ConfigError, TinsmithError, unknown_name
 from tinsmith.core.paths import BUNDLED_MODEL
@@ -60,6 +61,37 @@ def unregister_renderer(name: str) -> None:
 def list_renderers() -> list[str]:
     """All names, sorted."""
     return sorted({*_registered, *_BUILT_IN, *_plugins()})
+
+
+class RendererRow(NamedTuple):
+    """A line of the list."""
+
+    name: str
+    about: str
+
+
+def describe_renderers() -> list[RendererRow]:
+    """Every name with a line on what it is for."""
+    own = {**_BUILT_IN, **_registered}
+    rows = [RendererRow(name, _about(factory)) for name, factory in own.items()]
+    rows += [
+        RendererRow(name, f"from {point.value}")
+        for name, point in _plugins().items()
+        if name not in own
+    ]
+    return sorted(rows)
+
+
+def _about(factory: RendererFactory) -> str:
+    """First line of the format's class, with what a variant fixes."""
+    if not isinstance(factory, partial):
+        return next(iter((factory.__doc__ or "").strip().splitlines()), "")
+    fixed = ", ".join(f"{key}={_short(value)}" for key, value in factory.keywords.items())
+    return f"{_about(factory.func)} ({fixed})"
+
+
+def _short(value: Any) -> str:
+    return str(getattr(value, "label", value))
 
 
 def get_renderer(name: str, tokenizer: Tokenizer, **options: Any) -> Renderer:

@@ -29,6 +29,7 @@ from tests.unit.renderers.families import (
     template_of,
 )
 from tinsmith.renderers import Message, Renderer, RendererError, get_tokenizer
+from tinsmith.renderers.verification import battery as our_battery
 
 TOTAL: Counter[str] = Counter()
 
@@ -194,8 +195,8 @@ def record(family: Family, renderer: Renderer) -> None:
     """Write down what the template gives: the oracle speaks, never the renderer."""
     template = template_of(family)
     cases = []
-    for conversation in json.loads((RECORDINGS / "conversations.json").read_text("utf-8")):
-        chat = fitted(family, renderer, (conversation["messages"], conversation.get("tools", [])))
+    for conversation in our_battery():
+        chat = fitted(family, renderer, (conversation.messages, conversation.tools))
         for opens_reply in (True, False):
             try:
                 ids = template_tokens(
@@ -204,7 +205,7 @@ def record(family: Family, renderer: Renderer) -> None:
             except (jinja2.TemplateError, TypeError):
                 continue  # a conversation that the template refuses
             text = renderer.tokenizer.decode(ids, clean_up_tokenization_spaces=False)
-            case = {"conversation": conversation["id"], "opens_reply": opens_reply,
+            case = {"conversation": conversation.name, "opens_reply": opens_reply,
                     "text_sha256": sha256(text), "ids": " ".join(map(str, ids))}  # fmt: skip
             cases.append(case)
     head = {"template_sha256": sha256(template), "tokenizer": family.tokenizer,
@@ -228,12 +229,11 @@ def test_own_recordings(
         record(family, renderer)
     recorded = json.loads((RECORDINGS / f"{family}.json").read_text("utf-8"))
     assert recorded["tokenizer_sha256"] == vocabulary_hash(family)
-    chats = json.loads((RECORDINGS / "conversations.json").read_text("utf-8"))
-    by_id = {c["id"]: c for c in chats}
+    by_name = {chat.name: chat for chat in our_battery()}
     counts: Counter[str] = Counter()
     for case in recorded["cases"]:
-        conversation = by_id[case["conversation"]]
-        chat = fitted(family, renderer, (conversation["messages"], conversation.get("tools", [])))
+        conversation = by_name[case["conversation"]]
+        chat = fitted(family, renderer, (conversation.messages, conversation.tools))
         tokens = tokens_of(renderer, *chat, opens_reply=case["opens_reply"])
         where = (case["conversation"], case["opens_reply"])
         assert tokens == [int(token) for token in case["ids"].split()], where
