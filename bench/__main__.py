@@ -31,10 +31,11 @@ GROUPS = (
     "sampling",
     "memory",
     "regularizers",
+    "renderers",
     "imports",
 )
 MODELS = ("tiny", "random")
-WITHOUT_MODELS = {"imports", "queueing", "regularizers"}
+WITHOUT_MODELS = {"imports", "queueing", "regularizers", "renderers"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -120,6 +121,8 @@ def _measurements(group: str) -> Callable[[Setting], Iterator[Measurement]]:
     """The group's measurements; what a group needs is imported when it is asked for."""
     if group == "imports":
         from bench.imports import import_measurements as found
+    elif group == "renderers":
+        from bench.renderers import renderer_measurements as found
     elif group == "memory":
         from bench.memory import memory_measurements as found
     elif group == "service":
