@@ -1,7 +1,8 @@
 """Images in a conversation: from what users give to the chunk that a service reads.
 
-`load_picture` takes bytes, a path, a `data:` address or a PIL image; `PatchGrid` knows how many
-tokens a vision model makes of it. Sizes are read from the file's own header: no image library.
+`load_picture` takes bytes, a path, a `data:` address or a PIL image; `PatchGrid` (Qwen) and
+`PaddedGrid` (Kimi) know how many tokens a vision model makes of it. Sizes are read from the file's
+own header: no image library.
 """
 
 from __future__ import annotations
@@ -64,6 +65,39 @@ class PatchGrid:
         elif rows * columns * side * side < self.min_pixels:
             grow = math.sqrt(self.min_pixels / (height * width))
             rows, columns = (math.ceil(length * grow / side) for length in (height, width))
+        return rows * columns
+
+    def chunk(self, image: Any) -> ImageChunk:
+        """The chunk that carries an image, with the tokens to reckon with."""
+        data, kind, height, width = load_picture(image)
+        return ImageChunk(data=data, format=kind, expected_tokens=self.num_tokens(height, width))
+
+
+@dataclass(frozen=True)
+class PaddedGrid:
+    """How Kimi's vision model cuts an image into tokens: shrunk if need be, then padded.
+
+    An image keeps its size unless it has more than `max_patches` patches in all, or more than
+    `max_patches_a_side` along a side; it is padded to whole squares of
+    `patch_size * merge_size`, and every square is a token.
+    Source: `navit_resize_image` beside the processor of moonshotai/Kimi-K2.5.
+    """
+
+    patch_size: int = 14
+    merge_size: int = 2
+    max_patches: int = 16_384
+    max_patches_a_side: int = 512
+
+    def num_tokens(self, height: int, width: int) -> int:
+        """Tokens of an image."""
+        longest = self.max_patches_a_side * self.patch_size
+        patches = max(1, width // self.patch_size) * max(1, height // self.patch_size)
+        scale = min(1.0, math.sqrt(self.max_patches / patches), longest / width, longest / height)
+        side = self.patch_size * self.merge_size
+        rows, columns = (
+            math.ceil(min(max(1, int(length * scale)), longest) / side)
+            for length in (height, width)
+        )
         return rows * columns
 
     def chunk(self, image: Any) -> ImageChunk:

@@ -15,6 +15,7 @@ from tinsmith.core.paths import BUNDLED_MODEL
 from tinsmith.renderers import (
     deepseekv3,
     gpt_oss,
+    kimi,
     llama3,
     qwen3,
     qwen3_5,
@@ -37,6 +38,7 @@ _BUILT_IN: dict[str, RendererFactory] = {
     **llama3.RENDERERS,
     **deepseekv3.RENDERERS,
     **gpt_oss.RENDERERS,
+    **kimi.RENDERERS,
     "chatml": ChatMLRenderer,
     ChatTemplateRenderer.name: ChatTemplateRenderer,
     "role_colon": RoleColonRenderer,

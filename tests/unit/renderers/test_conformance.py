@@ -107,6 +107,11 @@ PIECES = [
     "1",
     "</parameter>",
     "</function>",
+    "<|tool_calls_section_begin|>",
+    "<|tool_call_begin|>functions.f:0<|tool_call_argument_begin|>{}<|tool_call_end|>",
+    "<|tool_calls_section_end|>",
+    "<arg_key>a</arg_key>",
+    "<arg_value>1</arg_value>",
 ]
 
 

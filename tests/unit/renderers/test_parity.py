@@ -20,9 +20,9 @@ from hypothesis import given
 from tests.assets import asset
 from tests.unit.renderers.chat_strategy import chats, drawn
 from tests.unit.renderers.families import (
-    FAMILIES,
     GOLDEN,
     NOW,
+    PROVED,
     Family,
     fitted,
     standin,
@@ -81,7 +81,7 @@ def cases(golden: dict[str, Any], family: Family) -> Iterator[tuple[dict[str, An
             yield battery()[case["conv"]], case["add_generation_prompt"], recorded
 
 
-@pytest.mark.parametrize("family", FAMILIES, ids=str)
+@pytest.mark.parametrize("family", PROVED, ids=str)
 @pytest.mark.parametrize("vocabulary", ["standin", "real"])
 def test_the_golden_battery(
     family: Family, vocabulary: str, capsys: pytest.CaptureFixture[str]
@@ -152,11 +152,11 @@ NUM_RANDOM_VARIANT = 100
 
 
 def num_random(family: Family) -> int:
-    first = next(other for other in FAMILIES if other.template == family.template)
+    first = next(other for other in PROVED if other.template == family.template)
     return NUM_RANDOM if first is family else NUM_RANDOM_VARIANT
 
 
-@pytest.mark.parametrize("family", FAMILIES, ids=str)
+@pytest.mark.parametrize("family", PROVED, ids=str)
 def test_random_conversations(family: Family, capsys: pytest.CaptureFixture[str]) -> None:
     """Random conversations, each as a prompt and as a whole, against the template itself."""
     renderer = family.make(standin(family.tokenizer), special_text="control")
@@ -219,7 +219,7 @@ def vocabulary_hash(family: Family) -> str:
     return sha256((GOLDEN / "tokenizers" / family.tokenizer / "tokenizer.json").read_bytes())
 
 
-@pytest.mark.parametrize("family", FAMILIES, ids=str)
+@pytest.mark.parametrize("family", PROVED, ids=str)
 def test_own_recordings(
     family: Family, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -245,7 +245,7 @@ def test_own_recordings(
     assert counts["recorded"] >= 20
 
 
-@pytest.mark.parametrize("family", FAMILIES, ids=str)
+@pytest.mark.parametrize("family", PROVED, ids=str)
 def test_one_changed_character_is_noticed(family: Family) -> None:
     """The comparison itself can fail: each character of a template's text, changed, is seen."""
     tokenizer = standin(family.tokenizer)

@@ -16,4 +16,7 @@ FAMILIES: tuple[Family, ...] = tuple(
     for family in importlib.import_module(f"{__name__}.{found.name}").FAMILIES
 )
 
-__all__ = ["FAMILIES", "GOLDEN", "NOW", "Family", "fitted", "standin", "template_of"]
+PROVED = tuple(family for family in FAMILIES if family.template)
+"""Those whose template is at hand; the others keep the promises of every family, no more."""
+
+__all__ = ["FAMILIES", "GOLDEN", "NOW", "PROVED", "Family", "fitted", "standin", "template_of"]

@@ -25,7 +25,7 @@ class Family:
 
     renderer: str
     golden: str
-    """Golden file of the assets."""
+    """Golden file of the assets; empty where the template is not at hand."""
     template: str
     tokenizer: str
     """Folder of the vocabulary."""
