@@ -7,6 +7,7 @@ import pytest
 
 from tinsmith.core.errors import UnknownNameError, UserError
 from tinsmith.core.paths import bundled_model_dir
+from tinsmith.renderers import list_renderers
 from tinsmith.renderers.model_info import (
     ModelInfo,
     get_model_info,
@@ -37,6 +38,11 @@ def test_every_row_is_complete_and_has_the_types_it_says(info: ModelInfo) -> Non
 def test_a_base_model_is_recommended_the_plain_format_and_a_chat_model_its_own() -> None:
     for info in INFOS:
         assert (info.renderers == ("role_colon",)) is not info.is_chat, info.name
+
+
+@pytest.mark.parametrize("info", INFOS, ids=lambda info: info.name)
+def test_every_recommended_renderer_exists(info: ModelInfo) -> None:
+    assert set(info.renderers) <= set(list_renderers())
 
 
 def test_attributes_of_some_models() -> None:
