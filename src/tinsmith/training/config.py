@@ -42,6 +42,21 @@ class SampleEvalConfig(BaseModel):
     """Fixes the tokens that are drawn."""
 
 
+class InspectConfig(BaseModel):
+    """Inspect AI tasks, answered with the weights of the moment."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    tasks: tuple[str, ...] = ()
+    """`file.py@task`, or the registered name of a task in an installed package."""
+    limit: int | None = Field(default=None, ge=1)
+    """Samples of each task, from the start; none takes all."""
+    max_tokens: int = Field(default=512, ge=1)
+    """Longest answer in tokens, where a task does not say."""
+    temperature: float = Field(default=0.0, ge=0)
+    """Temperature, where a task does not say."""
+
+
 class SupervisedConfig(BaseModel):
     """A supervised fine-tuning run."""
 
@@ -142,6 +157,8 @@ class SupervisedConfig(BaseModel):
     """Also measure how often the likeliest token is the held-out one; samples with the weights."""
     sample_eval: SampleEvalConfig = SampleEvalConfig()
     """Answers to prompts, graded, every `infrequent_eval_every`."""
+    inspect: InspectConfig = InspectConfig()
+    """Inspect AI tasks, every `infrequent_eval_every`; `pip install "tinsmith[inspect]"`."""
 
     save_every: int = Field(default=50, ge=0)
     """Steps between checkpoints to resume from; 0 saves at the end only."""

@@ -15,6 +15,7 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tinsmith.core.errors import UserError
@@ -25,6 +26,7 @@ from tinsmith.training import names
 from tinsmith.training.batches import Batch
 from tinsmith.training.checkpoints import CheckpointRecord
 from tinsmith.training.evaluators import NLLEvaluator, sum_nll
+from tinsmith.training.inspect_bridge import InspectEvaluator
 from tinsmith.training.job import Job
 from tinsmith.training.objective import Objective
 from tinsmith.training.progress import Progress
@@ -63,8 +65,13 @@ class Measures:
     infrequent: Sequence[AnyEvaluator] = ()
 
 
-async def make_measures(job: Job, own: Measures) -> Measures:
+async def make_measures(job: Job, own: Measures, run_path: Path) -> Measures:
     """The measures that a run's configuration names, and those given in code.
+
+    Args:
+        job: The run.
+        own: Those given in code.
+        run_path: Directory of the run, for what measures write.
 
     Raises:
         UnknownNameError: No installed package offers an evaluator of that name.
@@ -80,6 +87,11 @@ async def make_measures(job: Job, own: Measures) -> Measures:
     infrequent = [load_evaluator(name, config) for name in config.infrequent_evaluators]
     if job.answers is not None:
         infrequent.insert(0, job.answers)
+    if config.inspect.tasks:
+        renderer = job.plan.dataset.form.renderer
+        infrequent.append(
+            InspectEvaluator(config.inspect, renderer, config.model, run_path / "inspect")
+        )
     return Measures((*frequent, *own.frequent), (*infrequent, *own.infrequent))
 
 

@@ -151,7 +151,8 @@ async def train(
     if start.record is not None and start.record.is_final:
         logger.info("%s: the run is complete; nothing to do", run_dir.path)
         return _result(run_dir, job, start.record, start.first_step)
-    measures = await make_measures(job, Measures(evaluators, infrequent_evaluators))
+    own = Measures(evaluators, infrequent_evaluators)
+    measures = await make_measures(job, own, run_dir.path)
     extras = _Extras(recorder, measures, stateful or {})
     if service is not None:
         return await _train_with(service, job, start, extras)
