@@ -22,6 +22,7 @@ from tinsmith.engine.base_model import load_base_model
 from tinsmith.engine.datums import check_job
 from tinsmith.engine.jobs import BaseModelInfo, EngineLimits, ForwardBackwardJob, OptimStepJob
 from tinsmith.engine.passes import JobRun, run_pass
+from tinsmith.engine.retained import RetainedForward, RetainedForwards
 from tinsmith.types import (
     ForwardBackwardOutput,
     LoraConfig,
@@ -63,6 +64,10 @@ class Engine:
         self._num_holds: Counter[str] = Counter()
         """By snapshot id, how often it was handed out and not released."""
         self._sampler: Sampler | None = None
+        self.retained = RetainedForwards(
+            self.limits.max_retained_tokens, self.limits.retained_ttl_s
+        )
+        """Forward passes whose graphs wait for their gradients."""
 
     @property
     def info(self) -> BaseModelInfo:
@@ -114,6 +119,7 @@ class Engine:
         """Forget an adapter and free its memory; its snapshots stay."""
         self.adapter(adapter_id)
         del self._adapters[adapter_id]
+        self.retained.drop_adapter(adapter_id)
 
     def has_adapter(self, adapter_id: str) -> bool:
         """Whether the adapter is loaded."""
@@ -182,10 +188,69 @@ class Engine:
             return False
         return True
 
+    def forward_retained(self, job: ForwardBackwardJob, graph_id: str) -> ForwardBackwardOutput:
+        """Logprobs and loss of a job, whose graph is kept under `graph_id` for its gradient.
+
+        Raises:
+            TinsmithError: as `forward_backward` returns it; nothing is kept.
+        """
+        run = JobRun(
+            check_job(job, self.info), self.adapter(job.adapter_id).make_pass(backward=True)
+        )
+        try:
+            forward = RetainedForward(self.base, run, self.limits)
+        except Exception as error:
+            raise _dead_pass(error) from error
+        _raise_problem(run)
+        self.retained.keep(graph_id, job.adapter_id, forward)
+        return _output(run)
+
+    def gradient_norms(self, graph_id: str, jobs: Sequence[ForwardBackwardJob]) -> list[float]:
+        """Norm by the adapter's parameters of each job's gradient, through one kept graph.
+
+        Args:
+            graph_id: Of `forward_retained`.
+            jobs: On its inputs and targets: a cross-entropy whose weights are minus a gradient by
+                the logprobs. Nothing is accumulated.
+
+        Raises:
+            TinsmithError: the graph is gone, or a job does not fit it.
+        """
+        norms: list[float] = []
+        for job in jobs:
+            _, gradient = self._pull_back(graph_id, job, is_last=False)
+            norms.append(float(torch.linalg.vector_norm(gradient.double())))
+        return norms
+
+    def backward_retained(self, graph_id: str, job: ForwardBackwardJob) -> ForwardBackwardOutput:
+        """Accumulate the gradient of a job through a kept graph, and let go of the graph.
+
+        See `gradient_norms` for the arguments and what is raised.
+        """
+        run, gradient = self._pull_back(graph_id, job, is_last=True)
+        self.adapter(job.adapter_id).accumulate(gradient)
+        return _output(run)
+
+    def _pull_back(
+        self, graph_id: str, job: ForwardBackwardJob, *, is_last: bool
+    ) -> tuple[JobRun, torch.Tensor]:
+        forward = self.retained.get(graph_id, job.adapter_id)
+        run = forward.run_of(check_job(job, self.info))
+        if is_last:
+            self.retained.drop(graph_id)
+        try:
+            gradient = forward.pull_back(run, is_last=is_last)
+        except Exception as error:
+            self.retained.drop(graph_id)
+            raise _dead_pass(error) from error
+        _raise_problem(run)
+        return run, gradient
+
     def optim_step(self, jobs: Sequence[OptimStepJob]) -> list[OptimStepResponse | TinsmithError]:
         """One optimizer step for each job, on its own adapter and with its own settings."""
         results: list[OptimStepResponse | TinsmithError] = []
         for job in jobs:
+            self.retained.drop_adapter(job.adapter_id)
             try:
                 metrics = self.adapter(job.adapter_id).optim_step(job.params)
                 results.append(OptimStepResponse(metrics=metrics))
@@ -230,6 +295,7 @@ class Engine:
             optimizer_config=optimizer_config,
         )
         self._adapters[adapter_id] = adapter
+        self.retained.drop_adapter(adapter_id)
         return adapter.lora_config
 
     def save_sampler_weights(self, adapter_id: str, directory: Path) -> str:
@@ -291,6 +357,12 @@ def _output(run: JobRun) -> ForwardBackwardOutput:
     return ForwardBackwardOutput(
         loss_fn_output_type="ArrayRecord", loss_fn_outputs=outputs, metrics=metrics
     )
+
+
+def _raise_problem(run: JobRun) -> None:
+    problem = run.problem()
+    if problem is not None:
+        raise problem
 
 
 def _dead_pass(error: Exception) -> TinsmithError:

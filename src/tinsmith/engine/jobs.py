@@ -143,5 +143,11 @@ class EngineLimits:
     max_cache_bytes: int = 4 * 2**30
     """Keys and values of the sequences being decoded. A single sequence may always run."""
 
+    max_retained_tokens: int = 16384
+    """Positions whose graphs wait for their gradients; a single pass may hold more, alone."""
+
+    retained_ttl_s: float = 60.0
+    """Seconds that a graph waits."""
+
     max_weight_copy_bytes: int = 2 * 2**30
     """Copies of weights in layouts that decoding reads fast, on the CPU; 0 makes none."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -26,7 +26,15 @@ from tinsmith.engine.head import HeadRun, WholeDatum, run_head
 from tinsmith.engine.jobs import EngineLimits
 from tinsmith.engine.lora import RowSpan, Segment
 
-__all__ = ["JobRun", "run_pass"]
+__all__ = [
+    "HiddenPass",
+    "JobRun",
+    "Row",
+    "finish_microbatch",
+    "rows_of",
+    "run_hidden",
+    "run_pass",
+]
 
 
 @dataclass
@@ -77,7 +85,7 @@ class JobRun:
 
 
 @dataclass(frozen=True)
-class _Row:
+class Row:
     """One datum of one job."""
 
     job: JobRun
@@ -100,20 +108,46 @@ def run_pass(base: BaseModel, jobs: Sequence[JobRun], limits: EngineLimits) -> N
     for job in jobs:
         job.logprobs = [None] * len(job.checked.data)
     for backward in (True, False):
-        rows = [
-            _Row(job, index)
-            for job in jobs
-            if job.backward is backward
-            for index in range(len(job.checked.data))
-        ]
+        rows = [row for job in jobs if job.backward is backward for row in rows_of(job)]
         plan = plan_microbatches([row.length for row in rows], limits.max_microbatch_tokens)
         for indices in plan:
             _run_microbatch(base, [rows[i] for i in indices], limits, backward=backward)
 
 
+def rows_of(job: JobRun) -> list[Row]:
+    """The datums of a job as rows of micro-batches."""
+    return [Row(job, index) for index in range(len(job.checked.data))]
+
+
 def _run_microbatch(
-    base: BaseModel, rows: Sequence[_Row], limits: EngineLimits, *, backward: bool
+    base: BaseModel, rows: Sequence[Row], limits: EngineLimits, *, backward: bool
 ) -> None:
+    finish_microbatch(base, run_hidden(base, rows, backward=backward), limits, backward=backward)
+
+
+@dataclass(frozen=True)
+class HiddenPass:
+    """The hidden states of a micro-batch, and their graph where gradients are wanted."""
+
+    rows: Sequence[Row]
+    hidden: Tensor
+    """[B, T, H]."""
+    flat: Tensor
+    """[N, H], detached."""
+    real: Tensor | None
+    """Positions of `hidden` that are not padding, where there is padding."""
+    offsets: Sequence[int]
+    """Of each row in `flat`, and the end."""
+    spans: Sequence[RowSpan]
+    """Adapters of the output layer, by position."""
+
+    def for_rows(self, rows: Sequence[Row]) -> HiddenPass:
+        """The same states for rows of the same inputs with other losses."""
+        return replace(self, rows=rows)
+
+
+def run_hidden(base: BaseModel, rows: Sequence[Row], *, backward: bool) -> HiddenPass:
+    """Run the base model and the adapters up to the output layer."""
     lengths = torch.tensor([row.length for row in rows])
     width = int(lengths.max())
     tokens = torch.zeros(len(rows), width, dtype=torch.int64)
@@ -126,7 +160,7 @@ def _run_microbatch(
     with base.router.use(segments), torch.set_grad_enabled(backward):
         hidden = base.hidden_states(tokens.to(base.device))
     flat = hidden.detach().flatten(0, 1)
-    real = None  # positions that are not padding, where there is padding
+    real = None
     if int(lengths.min()) < width:
         real = (torch.arange(width) < lengths[:, None]).flatten().nonzero().squeeze(-1)
         real = real.to(base.device)
@@ -137,26 +171,40 @@ def _run_microbatch(
         for segment in segments
         if (pair := segment.weights.get(base.head.name)) is not None
     ]
-    runs = list(_head_runs(rows, offsets, base))
+    return HiddenPass(rows, hidden, flat, real, offsets, spans)
+
+
+def finish_microbatch(
+    base: BaseModel,
+    states: HiddenPass,
+    limits: EngineLimits,
+    *,
+    backward: bool,
+    keep_graph: bool = False,
+) -> None:
+    """Run the output layer and the losses; with `backward`, pull their gradients back."""
+    runs = list(_head_runs(states.rows, states.offsets, base))
     grad = run_head(
         base.head,
-        flat,
+        states.flat,
         [run for run, _ in runs],
-        spans,
+        states.spans,
         max_elements=limits.max_head_elements,
         backward=backward,
     )
     for run, members in runs:
         _collect(run, members)
+    hidden = states.hidden
     if grad is not None and hidden.requires_grad:
-        if real is not None:
-            grad = torch.zeros_like(hidden).flatten(0, 1).index_copy_(0, real, grad)
-        hidden.backward(grad.view(hidden.shape))
+        if states.real is not None:
+            whole = torch.zeros_like(hidden).flatten(0, 1)
+            grad = whole.index_copy_(0, states.real, grad)
+        hidden.backward(grad.view(hidden.shape), retain_graph=keep_graph)
 
 
 def _head_runs(
-    rows: Sequence[_Row], offsets: Sequence[int], base: BaseModel
-) -> Iterator[tuple[HeadRun, Sequence[_Row]]]:
+    rows: Sequence[Row], offsets: Sequence[int], base: BaseModel
+) -> Iterator[tuple[HeadRun, Sequence[Row]]]:
     """Neighbouring rows of one job with equally many targets, concatenated."""
     keys = [(id(row.job), row.datum.targets.shape[1]) for row in rows]
     dtype = torch.float64 if base.dtype == torch.float64 else torch.float32
@@ -198,7 +246,7 @@ def _wholes(
         row += len(datum.tokens)
 
 
-def _collect(run: HeadRun, members: Sequence[_Row]) -> None:
+def _collect(run: HeadRun, members: Sequence[Row]) -> None:
     """Hand a run's results to the job that owns it."""
     job = members[0].job
     job.failure = job.failure or run.failure
