@@ -15,9 +15,9 @@ import numpy as np
 
 from tinsmith.core.errors import DataError
 from tinsmith.data.conversations import Conversation
-from tinsmith.data.rows import fingerprints, row_error
+from tinsmith.data.rows import fingerprints
 from tinsmith.data.supervised import ExampleFormat
-from tinsmith.renderers.messages import RendererError, SupervisedExample
+from tinsmith.renderers.messages import SupervisedExample
 
 NUM_EXAMPLES = 3
 _MAX_BINS = 12
@@ -122,7 +122,7 @@ def examine(
     num_with_tools = 0
     for index, conversation in enumerate(conversations):
         try:
-            example = render(conversation, form)
+            example = form.render(conversation)
         except DataError as error:
             found.append(error)
             continue
@@ -151,20 +151,6 @@ def examine(
         examples=tuple(_example(conversations[i], form) for i in _some(sound)),
         problems=tuple(sorted(found, key=lambda error: error.line or 0)),
     )
-
-
-def render(conversation: Conversation, form: ExampleFormat) -> SupervisedExample:
-    """Tokens and weights of a whole conversation.
-
-    Raises:
-        DataError: `path:line: what the format cannot express`.
-    """
-    try:
-        return form.renderer.build_supervised_example(
-            conversation.messages, form.train_on_what, tools=conversation.tools
-        )
-    except RendererError as error:
-        raise row_error(conversation.path, conversation.line, error.message, error.hint) from error
 
 
 def histogram(lengths: np.ndarray) -> tuple[Bin, ...]:
@@ -214,4 +200,4 @@ def _some(places: Sequence[int]) -> list[int]:
 
 
 def _example(conversation: Conversation, form: ExampleFormat) -> Example:
-    return Example(conversation.line, split_by_training(render(conversation, form), form))
+    return Example(conversation.line, split_by_training(form.render(conversation), form))

@@ -16,7 +16,12 @@ from tinsmith.data.conversations import Conversation
 from tinsmith.data.datums import BuiltDatum, datum_from_example
 from tinsmith.data.rows import View, row_error
 from tinsmith.renderers.base import Renderer
-from tinsmith.renderers.messages import RendererError, TrainOnWhat, trained_messages
+from tinsmith.renderers.messages import (
+    RendererError,
+    SupervisedExample,
+    TrainOnWhat,
+    trained_messages,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -60,11 +65,11 @@ class ExampleFormat:
     max_length: int
     on_too_long: TooLong = "error"
 
-    def build(self, conversation: Conversation) -> BuiltDatum:
-        """Render one conversation and cut it to length.
+    def render(self, conversation: Conversation) -> SupervisedExample:
+        """Tokens and weights of one conversation, whole.
 
         Raises:
-            DataError: `path:line: what the format cannot express`.
+            DataError: `path:line: what the format, or training, cannot express`.
         """
         try:
             example = self.renderer.build_supervised_example(
@@ -72,7 +77,26 @@ class ExampleFormat:
             )
         except RendererError as error:
             raise _at(conversation, error.message, error.hint) from error
-        return datum_from_example(example.model_input, example.weights, self.max_length)
+        others = {chunk.type for chunk in example.model_input.chunks} - {"encoded_text"}
+        if others:
+            raise _at(
+                conversation,
+                f"the conversation holds {', '.join(sorted(others))}: training takes text only",
+                "remove the line, or the parts that are not text",
+            )
+        return example
+
+    def build(self, conversation: Conversation) -> BuiltDatum:
+        """Render one conversation and cut it to length.
+
+        Raises:
+            DataError: `path:line: what is wrong`.
+        """
+        example = self.render(conversation)
+        try:
+            return datum_from_example(example.model_input, example.weights, self.max_length)
+        except DataError as error:
+            raise _at(conversation, error.message, error.hint) from error
 
 
 class SupervisedDataset:
@@ -155,6 +179,8 @@ def _cure(form: ExampleFormat, length: int) -> str:
 
 def _surely_fits(conversation: Conversation, form: ExampleFormat) -> bool:
     """Whether a conversation needs no look at its tokens: short, and with something to learn."""
+    if any(isinstance(message.get("content"), list) for message in conversation.messages):
+        return False  # it may hold an image
     try:
         num_tokens = form.renderer.max_num_tokens(conversation.messages, tools=conversation.tools)
         has_loss = any(trained_messages(conversation.messages, form.train_on_what))

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tinsmith.core.errors import UserError
-from tinsmith.data.report import NUM_EXAMPLES, render, split_by_training
+from tinsmith.data.report import NUM_EXAMPLES, split_by_training
 from tinsmith.renderers.messages import content_text
 from tinsmith.telemetry import NullTrace, Recorder, Trace, TranscriptWriter
 from tinsmith.training import names
@@ -295,7 +295,7 @@ class Loop:
             return
         page.heading("Training examples; what is trained is marked")
         for conversation in dataset.conversations[:NUM_EXAMPLES]:
-            pieces = split_by_training(render(conversation, dataset.form), dataset.form)
+            pieces = split_by_training(dataset.form.render(conversation), dataset.form)
             page.marked(
                 f"{conversation.path}:{conversation.line}", [(p.text, p.is_trained) for p in pieces]
             )

@@ -6,12 +6,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.assets import REPOSITORY
 from tests.unit.data.conftest import WriteLines, chat
 from tinsmith.core.errors import DataError
 from tinsmith.data import Conversation, ExampleCounts, SupervisedDataset, read_conversations
 from tinsmith.data import supervised as supervised_module
 from tinsmith.data.supervised import ExampleFormat, TooLong
-from tinsmith.renderers import ChatMLRenderer, RoleColonRenderer, TrainOnWhat
+from tinsmith.renderers import (
+    ChatMLRenderer,
+    RoleColonRenderer,
+    TrainOnWhat,
+    get_renderer,
+    get_tokenizer,
+)
 
 LONG = "word " * 200
 
@@ -123,3 +130,23 @@ def test_the_short_cut_never_lets_a_long_conversation_through(
     shape = form(chatml, max_length)
     if supervised_module._surely_fits(conversation, shape):
         assert shape.build(conversation).num_truncated_tokens == 0
+
+
+def test_an_image_is_named_with_its_line_since_training_takes_text_only(
+    write_lines: WriteLines,
+) -> None:
+    # One white pixel.
+    png = (
+        "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mP8/x8A"
+        "AwMCAO+ip1sAAAAASUVORK5CYII="
+    )
+    picture = {"type": "image_url", "image_url": {"url": png}}
+    row = chat("What is it?")
+    row["messages"][0]["content"] = [picture, {"type": "text", "text": "What is it?"}]
+    path = write_lines([chat("Q"), row])
+    tokenizer = get_tokenizer(str(REPOSITORY / "tests" / "golden" / "tokenizers" / "qwen3_5"))
+    shape = form(get_renderer("qwen3_vl_instruct", tokenizer), 4096)
+    conversations = read_conversations(path)
+    assert shape.build(conversations[0]).num_loss_tokens
+    with pytest.raises(DataError, match=r":2: the conversation holds image: training takes text"):
+        SupervisedDataset.from_conversations(conversations, shape)
