@@ -33,7 +33,7 @@ from tinsmith.engine.lora import (
     low_rank_backward,
 )
 
-__all__ = ["HeadRun", "WholeDatum", "run_head"]
+__all__ = ["HeadRun", "KeptChunks", "WholeDatum", "run_head"]
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,33 @@ class _Chunk(NamedTuple):
     """Of each span: hidden A^T."""
 
 
+class KeptChunks:
+    """Chunks of a pass without gradients, for the backward half of a later one.
+
+    Args:
+        max_elements: logits held at most; chunks beyond are computed again.
+    """
+
+    def __init__(self, max_elements: int) -> None:
+        self._room = max_elements
+        self._chunks: dict[int, _Chunk] = {}
+
+    def offer(self, start: int, chunk: _Chunk) -> None:
+        """Keep the chunk of the positions from `start` on, if there is room."""
+        if chunk.logprobs.numel() <= self._room:
+            self._room -= chunk.logprobs.numel()
+            self._chunks[start] = chunk
+
+    def take(self, start: int) -> _Chunk | None:
+        """The chunk, if it was kept; the caller may overwrite it."""
+        return self._chunks.pop(start, None)
+
+    @property
+    def room(self) -> int:
+        """Logits that still fit."""
+        return self._room
+
+
 class _TargetGradient(NamedTuple):
     """dL/dlogprob of the targets of n neighbouring rows, from `row` on."""
 
@@ -101,6 +128,7 @@ def run_head(
     *,
     max_elements: int,
     backward: bool,
+    chunks: KeptChunks | None = None,
 ) -> Tensor | None:
     """Evaluate every run's loss; with `backward`, also its gradients.
 
@@ -111,6 +139,7 @@ def run_head(
         spans: adapters of the output embedding by position; their leaves' `.grad` is added to.
         max_elements: logits held at a time.
         backward: whether gradients are wanted.
+        chunks: filled without `backward`, used up with it.
 
     Returns:
         dL/dhidden [N, H], or None without `backward`.
@@ -120,7 +149,11 @@ def run_head(
     with torch.no_grad():
         for start in range(0, hidden.shape[0], size):
             stop = min(start + size, hidden.shape[0])
-            chunk = _forward_chunk(head, hidden[start:stop], _clip_spans(spans, start, stop))
+            chunk = chunks.take(start) if backward and chunks is not None else None
+            if chunk is None:
+                chunk = _forward_chunk(head, hidden[start:stop], _clip_spans(spans, start, stop))
+            if chunks is not None and not backward:
+                chunks.offer(start, chunk)
             gradients: list[_TargetGradient] = []
             for run in runs:
                 low, high = max(run.start, start), min(run.stop, stop)

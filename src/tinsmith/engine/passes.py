@@ -22,7 +22,7 @@ from tinsmith.engine.adapters import AdapterPass
 from tinsmith.engine.base_model import BaseModel
 from tinsmith.engine.batching import plan_microbatches
 from tinsmith.engine.datums import CheckedDatum, CheckedJob
-from tinsmith.engine.head import HeadRun, WholeDatum, run_head
+from tinsmith.engine.head import HeadRun, KeptChunks, WholeDatum, run_head
 from tinsmith.engine.jobs import EngineLimits
 from tinsmith.engine.lora import RowSpan, Segment
 
@@ -181,6 +181,7 @@ def finish_microbatch(
     *,
     backward: bool,
     keep_graph: bool = False,
+    chunks: KeptChunks | None = None,
 ) -> None:
     """Run the output layer and the losses; with `backward`, pull their gradients back."""
     runs = list(_head_runs(states.rows, states.offsets, base))
@@ -191,6 +192,7 @@ def finish_microbatch(
         states.spans,
         max_elements=limits.max_head_elements,
         backward=backward,
+        chunks=chunks,
     )
     for run, members in runs:
         _collect(run, members)

@@ -3,8 +3,9 @@
 A custom loss needs the logprobs before it can say their gradient. `RetainedForward` computes them
 and keeps the graph of the hidden states; `pull_back` takes a gradient by the logprobs through it to
 the adapter, as often as asked: once for the step, and once for each term whose norm by the
-parameters is wanted. Logits are not kept: the output layer is computed again for positions that
-have a gradient. `RetainedForwards` holds a bounded number of tokens for a bounded time.
+parameters is wanted. Logits are kept as far as `EngineLimits.max_head_elements` allows, and used up
+by the last gradient; beyond that the output layer is computed again. `RetainedForwards` holds a
+bounded number of tokens for a bounded time.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from tinsmith.core.errors import UserError
 from tinsmith.engine.base_model import BaseModel
 from tinsmith.engine.batching import plan_microbatches
 from tinsmith.engine.datums import CheckedJob
+from tinsmith.engine.head import KeptChunks
 from tinsmith.engine.jobs import EngineLimits
 from tinsmith.engine.passes import HiddenPass, JobRun, finish_microbatch, rows_of, run_hidden
 
@@ -45,11 +47,14 @@ class RetainedForward:
         run.logprobs = [None] * len(run.checked.data)
         rows = rows_of(run)
         plan = plan_microbatches([row.length for row in rows], limits.max_microbatch_tokens)
-        self._passes: list[tuple[list[int], HiddenPass]] = []
+        self._passes: list[tuple[list[int], HiddenPass, KeptChunks]] = []
+        room = limits.max_head_elements
         for places in plan:
             hidden = run_hidden(base, [rows[i] for i in places], backward=True)
-            finish_microbatch(base, hidden, limits, backward=False)
-            self._passes.append((list(places), hidden))
+            chunks = KeptChunks(room)
+            finish_microbatch(base, hidden, limits, backward=False, chunks=chunks)
+            room = chunks.room
+            self._passes.append((list(places), hidden, chunks))
 
     @property
     def num_tokens(self) -> int:
@@ -89,10 +94,14 @@ class RetainedForward:
         self._grad.zero_()
         run.logprobs = [None] * len(run.checked.data)
         rows = rows_of(run)
-        for places, hidden in self._passes:
-            again = hidden.for_rows([rows[i] for i in places])
+        for places, hidden, chunks in self._passes:
             finish_microbatch(
-                self._base, again, self._limits, backward=True, keep_graph=not is_last
+                self._base,
+                hidden.for_rows([rows[i] for i in places]),
+                self._limits,
+                backward=True,
+                keep_graph=not is_last,
+                chunks=chunks if is_last else None,
             )
         if is_last:
             self._passes = []

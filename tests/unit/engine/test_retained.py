@@ -52,9 +52,15 @@ def with_weights(job: ForwardBackwardJob, scale: float) -> ForwardBackwardJob:
 
 
 @pytest.mark.parametrize("num_targets", [None, 3])
+@pytest.mark.parametrize("max_head_elements", [VOCAB_SIZE * 5, VOCAB_SIZE * 50, VOCAB_SIZE * 500])
 def test_it_equals_a_pass_of_its_own_and_runs_the_model_once(
-    engine: Engine, num_targets: int | None, monkeypatch: pytest.MonkeyPatch
+    engine: Engine,
+    num_targets: int | None,
+    max_head_elements: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """Whether the logits of a part, of most or of all positions are kept."""
+    engine.limits = replace(LIMITS, max_head_elements=max_head_elements)
     job = random_job("a", "cross_entropy", LENGTHS, seed=3, num_targets=num_targets)
     (expected,) = run(engine, replace(job, adapter_id="b"))
     calls: list[int] = []
