@@ -100,8 +100,9 @@ def _throughput(
     rounds = 2 if quick else 15
     num_chats = 2 if quick else max(3, 200 // num_messages)
     talk = _Talk(seed=0)
-    for _ in range(1 if quick else 20):  # what training has seen before it is measured
-        renderer.build_supervised_example(talk.messages(num_messages, num_words))
+    # What the first seconds of a training run see, before it is measured: 60,000 words.
+    for _ in range(1 if quick else 50):
+        renderer.build_supervised_example(talk.messages(20, 60))
     batches = [
         [talk.messages(num_messages, num_words) for _ in range(num_chats)]
         for _ in range(rounds + 1)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -220,7 +221,7 @@ class Renderer(ABC):
         """
         read_message(message, index, self.abilities)
 
-    @property
+    @cached_property
     def abilities(self) -> Abilities:
         """What the format can express."""
         return Abilities(self.name, self.roles, self.features)
@@ -284,14 +285,14 @@ class Renderer(ABC):
         return self._model_input(self._encoder.encode(pieces)).to_ints()
 
     def _model_input(self, stretches: Sequence[Stretch]) -> ModelInput:
-        return ModelInput(
-            chunks=[
-                EncodedTextChunk(tokens=stretch.tokens)
-                if stretch.picture is None
-                else self.picture_chunk(stretch.picture)
-                for stretch in stretches
-            ]
-        )
+        # Made without validation: these are a tokenizer's own numbers.
+        chunks = [
+            EncodedTextChunk.model_construct(tokens=stretch.tokens)
+            if stretch.picture is None
+            else self.picture_chunk(stretch.picture)
+            for stretch in stretches
+        ]
+        return ModelInput.model_construct(chunks=chunks)
 
     def _weights_of(self, stretch: Stretch) -> list[float]:
         if stretch.picture is None:

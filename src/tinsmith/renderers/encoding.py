@@ -16,7 +16,7 @@ import re
 import threading
 import weakref
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
 from tinsmith.renderers.tokenizers import Tokenizer, decode_exactly, token_id
@@ -175,13 +175,17 @@ def _runs(pieces: Sequence[Piece]) -> list[_Run | Piece]:
     return items
 
 
-_WORD_START = re.compile(r"(?<=[!-~])(?= [A-Za-z])")
-r"""Between a letter, digit or sign and a single space with a letter after it.
+_WORD_START = re.compile(
+    r"(?<=[!-~])(?= [A-Za-z0-9])|(?<=[A-Za-z])(?=[,.;:!?])|(?<=\n)(?=[A-Za-z])"
+)
+r"""Before a single space with a letter or digit after it; before a sign that follows a letter;
+before a letter that follows a line break.
 
-Every pre-tokenizer of the GPT kind cuts here: a space only ever begins a piece.
+Every pre-tokenizer of the GPT kind cuts here: a space only ever begins a piece, and letters, signs
+and line breaks stand in that order within one.
 """
 _MIN_SPLIT_LENGTH = 64
-_MAX_WORD_LENGTH = 24
+_MAX_WORD_LENGTH = 32
 _MAX_WORDS = 32_768
 
 
@@ -215,17 +219,20 @@ class _FastBackend:
     def ids(self, runs: Sequence[str]) -> list[list[int]]:
         if not self._cuts_at_words or max(map(len, runs), default=0) < _MIN_SPLIT_LENGTH:
             return self._encode(runs)
-        split = [_WORD_START.split(run) for run in runs]
         words = self._words  # another thread may begin a new one: this one stays whole
-        missing = list({piece for pieces in split for piece in pieces if piece not in words})
+        split = [_WORD_START.split(run) for run in runs]
+        missing = {piece for pieces in split for piece in pieces if piece not in words}
+        if not missing:
+            return [_joined(pieces, words) for pieces in split]
+        if len(words) + len(missing) > _MAX_WORDS:
+            words = self._words = {}
+            missing = {piece for pieces in split for piece in pieces}
         long: dict[str, list[int]] = {}
-        if missing:
-            if len(words) + len(missing) > _MAX_WORDS:
-                words = self._words = {}
-                missing = list({piece for pieces in split for piece in pieces})
-            for piece, ids in zip(missing, self._encode(missing), strict=True):
-                (words if len(piece) <= _MAX_WORD_LENGTH else long)[piece] = ids
-        return [_joined(pieces, words, long) for pieces in split]
+        for piece, ids in zip(missing, self._encode(list(missing)), strict=True):
+            (words if len(piece) <= _MAX_WORD_LENGTH else long)[piece] = ids
+        if not long:
+            return [_joined(pieces, words) for pieces in split]
+        return [_joined_of_two(pieces, words, long) for pieces in split]
 
     def _encode(self, texts: Sequence[str]) -> list[list[int]]:
         encodings = self._encoder.encode_batch_fast(list(texts), add_special_tokens=False)
@@ -238,8 +245,15 @@ class _FastBackend:
         return [(bisect_right(ends, b), bisect_left(starts, b)) for b in boundaries]
 
 
-def _joined(
-    pieces: list[str], words: dict[str, list[int]], long: dict[str, list[int]]
+def _joined(pieces: list[str], words: Mapping[str, list[int]]) -> list[int]:
+    tokens: list[int] = []
+    for piece in pieces:
+        tokens += words[piece]
+    return tokens
+
+
+def _joined_of_two(
+    pieces: list[str], words: Mapping[str, list[int]], long: Mapping[str, list[int]]
 ) -> list[int]:
     tokens: list[int] = []
     for piece in pieces:
@@ -257,17 +271,22 @@ def _cuts_at_words(encoder: Any) -> bool:
     if pre_tokenizer is None:
         return False
     signs = [chr(code) for code in range(ord("!"), ord("~") + 1)]
-    probes = [f"{before}{sign} {after}b" for sign in signs for before in "a1\n'" for after in "sZ"]
+    probes = [
+        f"{before}{sign}{middle}{after}b"
+        for sign in signs
+        for before in "a1\n'"
+        for middle in (" ", "\n", "")
+        for after in "sZ1"
+    ]
     for probe in probes:
         starts = {start for _, (start, _) in pre_tokenizer.pre_tokenize_str(probe)}
         if not {match.start() for match in _WORD_START.finditer(probe)} <= starts:
             return False
-        whole, *pieces = encoder.encode_batch_fast(
-            [probe, *_WORD_START.split(probe)], add_special_tokens=False
-        )
-        if whole.ids != [token for piece in pieces for token in piece.ids]:
-            return False
-    return True
+    text = "".join(probes)
+    whole, *pieces = encoder.encode_batch_fast(
+        [text, *_WORD_START.split(text)], add_special_tokens=False
+    )
+    return whole.ids == [token for piece in pieces for token in piece.ids]
 
 
 class _SlowBackend:

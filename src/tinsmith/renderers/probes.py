@@ -22,19 +22,19 @@ _THOUGHT: list[Message] = [
     {"role": "user", "content": "What is 2 + 2?"},
     {"role": "assistant", "reasoning_content": "Easy.", "content": "4"},
     {"role": "user", "content": "And 3 + 3?"},
-    {"role": "assistant", "reasoning_content": "Easy, too.", "content": "6"},
 ]
+# Keys in order: some tokenizers sort them before their template sees the tools.
 _TOOL: dict[str, Any] = {
-    "type": "function",
     "function": {
-        "name": "add",
         "description": "Add two numbers.",
+        "name": "add",
         "parameters": {
-            "type": "object",
-            "properties": {"a": {"type": "integer", "description": "One number."}},
+            "properties": {"a": {"description": "One number.", "type": "integer"}},
             "required": ["a"],
+            "type": "object",
         },
     },
+    "type": "function",
 }
 _CALLED: list[Message] = [
     {"role": "user", "content": "What is 2 + 2?"},
@@ -60,7 +60,8 @@ def probes(features: frozenset[Feature]) -> list[Probe]:
     """Conversations with everything that a format of these features can express."""
     found: list[Probe] = [(_PLAIN, (), True), (_WITHOUT_SYSTEM, (), False)]
     if Feature.THINKING in features:
-        found += [(_THOUGHT, (), False)]
+        # Thinking as history: of a final thought some templates lose what training needs.
+        found += [(_THOUGHT, (), True)]
     if Feature.TOOLS in features:
         found += [(_CALLED, (_TOOL,), True), (_CALLED[:2], (_TOOL,), False)]
     return found

