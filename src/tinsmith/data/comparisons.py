@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tinsmith.core.errors import DataError
+from tinsmith.data.hub import PREFIX, open_hub
 from tinsmith.data.messages import checked_messages
 from tinsmith.data.rows import RowProblem, digest, json_kind, open_rows
 from tinsmith.renderers.messages import Message
@@ -43,11 +44,13 @@ class Comparison:
 
 
 def read_comparisons(path: str | Path) -> Sequence[Comparison]:
-    """Open a file (JSON lines or Parquet) and check every row.
+    """Open a file (JSON lines or Parquet) or a data set (`hf:NAME`) and check every row.
 
     Raises:
         DataError: `path:line: what is wrong`, with the cure.
     """
+    if str(path).startswith(PREFIX):
+        return open_hub(str(path), "comparisons", parse_comparison)
     rows = open_rows(path, parse_comparison, COLUMNS)
     if not len(rows):
         raise DataError(

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tinsmith.core.errors import DataError, missing_extra, unknown_name
-from tinsmith.data.rows import without_nulls
+from tinsmith.data.rows import Row, RowParser, StoredRows, without_nulls
 
 PREFIX = "hf:"
 Kind = Literal["conversations", "comparisons", "prompts"]
@@ -36,7 +36,7 @@ class HubDataset:
 
     Attributes:
         hub: Hub id, or a directory: one that `save_to_disk` wrote, or one of data files.
-        kind: What its rows are.
+        kind: What its rows are; None where nobody has said.
         train: Split to train on.
         test: Split to evaluate on, if it has one.
         config: Configuration of the data set, if it has several.
@@ -46,7 +46,7 @@ class HubDataset:
     """
 
     hub: str
-    kind: Kind = "conversations"
+    kind: Kind | None = None
     train: str = "train"
     test: str | None = None
     config: str | None = None
@@ -80,6 +80,34 @@ def find_dataset(name: str) -> HubDataset:
     hub, _, revision = name.partition("@")
     known = next((known for known in _presets().values() if known.hub == hub), HubDataset(hub))
     return replace(known, revision=revision or None)
+
+
+def open_hub(
+    name: str, kind: Kind, parse: RowParser[Row], problems: list[DataError] | None = None
+) -> StoredRows[Row]:
+    """Open the data set behind `hf:NAME` or `hf:NAME:SPLIT` and check every row.
+
+    Args:
+        name: With its prefix; the split is the one to train on where none is named.
+        kind: What the rows have to be.
+        parse: Makes a row of a JSON value.
+        problems: Receives what is wrong with rows, which are then left out; none raises.
+
+    Raises:
+        DataError: It cannot be loaded, holds something else, or a row is wrong.
+    """
+    where, _, split = name.removeprefix(PREFIX).partition(":")
+    source = find_dataset(where)
+    if source.kind not in (kind, None):
+        raise DataError(
+            f"data={name}: holds {source.kind}, not {kind}",
+            field="data",
+            hint=f"choose a data set of {kind}",
+        )
+    rows = StoredRows.spool(hub_rows(source, split or source.train), name, parse, problems)
+    if not len(rows) and not problems:
+        raise DataError(f"data={name}: the split is empty", field="data", hint="choose another")
+    return rows
 
 
 def hub_rows(source: HubDataset, split: str, *, limit: int | None = None) -> Iterator[Any]:

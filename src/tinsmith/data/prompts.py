@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tinsmith.core.errors import DataError
+from tinsmith.data.hub import PREFIX, open_hub
 from tinsmith.data.messages import checked_messages
 from tinsmith.data.rows import RowProblem, digest, json_kind, open_rows
 from tinsmith.renderers.messages import Message
@@ -76,11 +77,13 @@ def _last_boxed(text: str) -> str | None:
 
 
 def read_prompts(path: str | Path) -> Sequence[Prompt]:
-    """Open a file (JSON lines or Parquet) and check every row.
+    """Open a file (JSON lines or Parquet) or a data set (`hf:NAME`) and check every row.
 
     Raises:
         DataError: `path:line: what is wrong`, with the cure.
     """
+    if str(path).startswith(PREFIX):
+        return open_hub(str(path), "prompts", parse_prompt)
     rows = open_rows(path, parse_prompt, (*PROMPT_FIELDS, *ANSWER_FIELDS))
     if not len(rows):
         raise DataError(

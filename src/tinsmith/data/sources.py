@@ -31,9 +31,9 @@ from tinsmith.data.conversations import (
     read_conversations,
     split_conversations,
 )
-from tinsmith.data.hub import PREFIX, find_dataset, hub_rows
+from tinsmith.data.hub import PREFIX, open_hub
 from tinsmith.data.mixtures import StopWhen, mixture_order
-from tinsmith.data.rows import StoredRows, View, content_sha256, fingerprints
+from tinsmith.data.rows import View, content_sha256, fingerprints
 
 logger = logging.getLogger(__name__)
 
@@ -115,25 +115,12 @@ def open_conversations(
     Raises:
         DataError: `name:line: what is wrong`, with the cure.
     """
+    if name.endswith(".toml"):
+        raise _file_error(Path(name), "is a mixture", "name one of its sources")
     if not name.startswith(PREFIX):
         return read_conversations(name, require_assistant=require_assistant, problems=problems)
-    where, _, split = name.removeprefix(PREFIX).partition(":")
-    source = find_dataset(where)
-    if source.kind != "conversations":
-        raise DataError(
-            f"data={name}: holds {source.kind}, not conversations",
-            field="data",
-            hint="choose a data set of conversations",
-        )
-    rows = StoredRows.spool(
-        hub_rows(source, split or source.train),
-        name,
-        conversation_parser(require_assistant=require_assistant),
-        problems,
-    )
-    if not len(rows) and not problems:
-        raise DataError(f"data={name}: the split is empty", field="data", hint="choose another")
-    return rows
+    parse = conversation_parser(require_assistant=require_assistant)
+    return open_hub(name, "conversations", parse, problems)
 
 
 def load_training_data(

@@ -26,7 +26,7 @@ class SampleEvalConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     data: Source | None = None
-    """File of prompts with answers; none asks nothing."""
+    """Prompts with answers: a file, or a data set (`hf:gsm8k:test`); none asks nothing."""
     grader: str = "final_answer"
     """How an answer is graded: final_answer, exact, contains, or an entry point
     (`tinsmith.graders`)."""

@@ -9,7 +9,15 @@ import pytest
 
 from tests.unit.data.conftest import chat
 from tinsmith.core.errors import DataError, UnknownNameError
-from tinsmith.data import HubDataset, hub_rows, list_presets, load_training_data, open_conversations
+from tinsmith.data import (
+    HubDataset,
+    hub_rows,
+    list_presets,
+    load_training_data,
+    open_conversations,
+    read_comparisons,
+    read_prompts,
+)
 from tinsmith.data.hub import find_dataset, preset
 
 datasets = pytest.importorskip("datasets", reason="needs the extra data")
@@ -111,6 +119,22 @@ def test_an_unknown_preset_and_a_set_of_another_kind_are_refused() -> None:
         open_conversations("hf:no_robot")
     with pytest.raises(DataError, match="hf:gsm8k: holds prompts, not conversations"):
         open_conversations("hf:gsm8k")
+
+
+def test_prompts_and_comparisons_load_from_a_set_too(tmp_path: Path) -> None:
+    asked = {"question": "2 + 2?", "answer": "It is #### 4"}
+    datasets.Dataset.from_list([asked]).save_to_disk(str(tmp_path / "asked"))
+    (prompt,) = read_prompts(f"hf:{tmp_path / 'asked'}")
+    assert prompt.final_answer == "4"
+    answers = {
+        name: [{"role": "user", "content": "Q"}, {"role": "assistant", "content": name}]
+        for name in ("chosen", "rejected")
+    }
+    datasets.Dataset.from_list([{"prompt": "Q", **answers}]).save_to_disk(str(tmp_path / "pairs"))
+    (pair,) = read_comparisons(f"hf:{tmp_path / 'pairs'}")
+    assert pair.chosen == ({"role": "assistant", "content": "chosen"},)
+    with pytest.raises(DataError, match="hf:no_robots: holds conversations, not prompts"):
+        read_prompts("hf:no_robots")
 
 
 def test_a_set_that_is_not_here_is_one_line_offline() -> None:

@@ -107,3 +107,8 @@ def test_what_is_no_mixture_is_named(tmp_path: Path, text: str, what: str) -> No
 def test_a_missing_mixture_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"mix\.toml: does not exist; check the path"):
         load_training_data(str(tmp_path / "mix.toml"))
+
+
+def test_a_mixture_is_no_set_to_evaluate_on(mixture: Path) -> None:
+    with pytest.raises(DataError, match=r"mix\.toml: is a mixture; name one of its sources"):
+        load_training_data(str(mixture), test_data=[str(mixture)])
