@@ -8,6 +8,7 @@ as results are.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from dataclasses import dataclass, field
 
@@ -28,7 +29,8 @@ class Completion:
 
 @dataclass(slots=True)
 class _Feed:
-    cursor: int = 0
+    cursor: int = field(default_factory=lambda: time.time_ns() // 1000)
+    """Begins at the clock, in microseconds: above every cursor that an earlier process gave."""
     events: deque[Completion] = field(default_factory=deque[Completion])
     news: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -59,7 +61,6 @@ class CompletionFeeds:
         Those up to the cursor count as seen and are dropped.
         """
         feed = self._feeds.setdefault((sampler_id, clone_id), _Feed())
-        feed.cursor = max(feed.cursor, after)  # of a service that has been restarted
         while feed.events and feed.events[0].cursor <= after:
             feed.events.popleft()
         if not feed.events and hold_s > 0 and not self._closed:

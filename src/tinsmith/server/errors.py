@@ -76,24 +76,27 @@ def status_of(error: TinsmithError) -> int:
 
 def error_body(error: TinsmithError) -> dict[str, str | None]:
     """JSON body of an error answer; `detail` is what protocol clients show."""
-    text = str(error)
     return {
-        "detail": text,
+        "detail": str(error),
         "error": type(error).__name__,
         "category": error.category,
-        "message": error.message,
-        "field": error.field,
-        "hint": error.hint,
+        **_particulars(error),
     }
 
 
 def future_error_body(error: TinsmithError) -> dict[str, str | None]:
     """JSON result of a future whose work failed; clients know it by its `error` key."""
     category = error.category if error.category in ("user", "server") else "unknown"
-    return {
-        "error": str(error),
-        "category": category,
-        "message": error.message,
-        "field": error.field,
-        "hint": error.hint,
-    }
+    return {"error": str(error), "category": category, **_particulars(error)}
+
+
+def _particulars(error: TinsmithError) -> dict[str, str | None]:
+    """What failed, where, and what to do: of a mistake of the user's, never without the last two.
+
+    Where the message alone says what is allowed, the hint that is left is to keep to it.
+    """
+    field, hint = error.field, error.hint
+    if error.category == "user":
+        field = field or "request"
+        hint = hint or f"change {field} to what is allowed, and send the request again"
+    return {"message": error.message, "field": field, "hint": hint}

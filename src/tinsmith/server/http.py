@@ -34,6 +34,8 @@ OPEN_PATHS = frozenset({"/api/v1/healthz", "/api/v1/archives", "/openapi.json"})
 ZSTD_PIECE_BYTES = 2**10
 """Compressed bytes read at a time; even the worst of them unfold to 32 MiB past the cap only."""
 
+NO_SUCH_PATH = 404
+
 DRAIN_FACTOR = 4
 """How many times the cap is still read and thrown away, so that the client gets the answer."""
 
@@ -185,7 +187,11 @@ def install_error_handlers(app: FastAPI) -> None:
 
     async def on_http_error(request: Request, exc: Exception) -> Response:
         assert isinstance(exc, HTTPException)
-        error = RequestError(f"{request.method} {request.url.path}: {exc.detail}")
+        error = RequestError(
+            f"{request.method} {request.url.path}: {exc.detail}",
+            field="path" if exc.status_code == NO_SUCH_PATH else "method",
+            hint="GET /openapi.json names the endpoints and what they take",
+        )
         return json_response(error_body(error), exc.status_code)
 
     async def on_unexpected(_: Request, exc: Exception) -> Response:

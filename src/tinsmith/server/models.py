@@ -6,7 +6,7 @@ request refused after its model and sequence number are known uses the number up
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 
 from tinsmith.algorithms.loss_graph import LossGraph
@@ -50,6 +50,8 @@ from tinsmith.types import (
 )
 
 MAX_SEQ_ID = 2**53
+_OF_NEW_MODELS = ("session_id", "model_seq_id", "base_model", "optimizer_config", "user_metadata")
+"""Fields of load_weights that only a new model takes."""
 
 MakeWork = Callable[[ModelRecord], Work]
 
@@ -117,6 +119,7 @@ class ModelRegistry:
                 field="model_id",
                 hint="load into a model (model_id, seq_id) or a new one (session_id, model_seq_id)",
             )
+        _check_left_out(body, ("seq_id",), beside="model_seq_id")
         self._sessions.touch(body.session_id)
         path, record = self._checkpoint(body)
         model_id = _model_id(body.session_id, body.model_seq_id)
@@ -158,9 +161,7 @@ class ModelRegistry:
         assert body.model_id is not None
 
         def make(model: ModelRecord) -> Work:
-            for name in ("session_id", "model_seq_id", "base_model", "optimizer_config"):
-                if getattr(body, name) is not None:
-                    raise RequestError(f"{name}: must be left out with model_id", field=name)
+            _check_left_out(body, _OF_NEW_MODELS, beside="model_id")
             path, record = self._checkpoint(body)
             if record.base_model != model.base_model:
                 raise RequestError(
@@ -479,19 +480,25 @@ class ModelRegistry:
         answer = {"type": "save_weights_for_sampler", "sampling_session_id": sampler_id}
 
         def encode(snapshot_id: object) -> Outcome:
-            model.unit.snapshots.add(str(snapshot_id), None)
-            record = SamplerRecord(
-                sampler_id,
-                model.session_id,
-                model.base_model,
-                snapshot_id=str(snapshot_id),
-                unit=model.unit,
-                inflight_model_id=model.model_id if body.kind == "inflight" else None,
-            )
-            self._store.add_sampler(record)
-            if body.kind == "inflight":
-                for old_id in self._store.move_inflight(model.model_id, str(snapshot_id)):
-                    model.unit.snapshots.drop(old_id)
+            taken = str(snapshot_id)
+            snapshots = model.unit.snapshots
+            snapshots.add(taken, None)
+            if self._store.sessions[model.session_id].ended is not None:  # nobody can sample on it
+                left = self._store.unneeded({taken})
+            else:
+                record = SamplerRecord(
+                    sampler_id,
+                    model.session_id,
+                    model.base_model,
+                    snapshot_id=taken,
+                    unit=model.unit,
+                    inflight_model_id=model.model_id if body.kind == "inflight" else None,
+                )
+                self._store.add_sampler(record)
+                is_inflight = body.kind == "inflight"
+                left = self._store.move_inflight(model.model_id, taken) if is_inflight else set()
+            for unneeded in left:
+                snapshots.drop(unneeded)
             return _json(answer)
 
         return Work("control", messages.TakeSnapshot(model.model_id), encode)
@@ -517,6 +524,15 @@ def _checkpoint_record(
         key_id=model.key_id,
         expires_at=expiry_of(body.ttl_seconds),
     )
+
+
+def _check_left_out(body: LoadWeightsRequest, names: Sequence[str], *, beside: str) -> None:
+    """Refuses fields that the other way of loading takes."""
+    for name in names:
+        if getattr(body, name) is not None:
+            raise RequestError(
+                f"{name}: must be left out with {beside}", field=name, hint=f"leave {name} out"
+            )
 
 
 def _check_family(

@@ -200,11 +200,10 @@ class SamplerRegistry:
             del self._store.samplers[record.sampler_id]
             self._num_clones.pop(record.sampler_id, None)
         self.completions.forget({record.sampler_id for record in ended})
-        in_use = {record.snapshot_id for record in self._store.samplers.values()}
         for record in ended:
-            if record.unit is not None and record.snapshot_id not in in_use:
-                assert record.snapshot_id is not None
-                record.unit.snapshots.drop(record.snapshot_id)
+            if record.unit is not None and record.snapshot_id is not None:
+                for snapshot_id in self._store.unneeded({record.snapshot_id}):
+                    record.unit.snapshots.drop(snapshot_id)
 
     def _make_record(self, body: CreateSamplingSessionRequest, sampler_id: str) -> SamplerRecord:
         if body.model_path is None:

@@ -186,7 +186,11 @@ class MemoryStore:
         left = {s.snapshot_id for s in moved if s.snapshot_id is not None}
         for sampler in moved:
             sampler.snapshot_id = snapshot_id
-        return left - {s.snapshot_id for s in self.samplers.values()}
+        return self.unneeded(left)
+
+    def unneeded(self, snapshot_ids: set[str]) -> set[str]:
+        """Those snapshots among the given ones that no sampling session has."""
+        return snapshot_ids - {sampler.snapshot_id for sampler in self.samplers.values()}
 
     def add_checkpoint(self, row: dict[str, object]) -> None:
         """Writes down a checkpoint that is complete on disk."""

@@ -149,7 +149,7 @@ def _moved(inner: UserError, field: str) -> UserError:
 
 
 def _nearest_field(field: str, model: type[BaseModel] | None) -> str | None:
-    if model is None:
+    if model is None or "." in field:  # a part's fields are not the model's
         return None
     nearest = difflib.get_close_matches(field, model.model_fields, n=1)
     return f"did you mean {nearest[0]!r}?" if nearest else None

@@ -39,6 +39,10 @@ SamplingClientKind = Literal["snapshot", "inflight"]
 """Weights that stay, or weights that later saves of the kind replace."""
 
 _Count = Annotated[int, allowed(lambda n: n >= 0, "must be 0 or more")]
+_Number = Annotated[int, allowed(lambda n: 0 <= n <= 2**53, "must be 0..2**53")]
+"""Place in an order that the client counts."""
+_SampleNumber = Annotated[int, allowed(lambda n: 0 <= n < 2**63, "must be 0 or more in 64 bits")]
+"""The same, of a sample; a clone's begin at its number, up to 10**9, times 10**9."""
 _NumSamples = Annotated[int, allowed(lambda n: n >= 1, "must be 1 or more")]
 _Text = Annotated[str, allowed(bool, "must not be empty")]
 
@@ -65,7 +69,7 @@ class CreateModelRequest(RequestModel):
     """Makes an adapter on a base model."""
 
     session_id: str
-    model_seq_id: _Count
+    model_seq_id: _Number
     """Place among the session's models, from 0."""
     base_model: _Text
     user_metadata: UserMetadata | None = None
@@ -120,7 +124,7 @@ class SaveWeightsForSamplerRequest(RequestModel):
 
     model_id: str
     path: str | None = None
-    sampling_session_seq_id: int | None = None
+    sampling_session_seq_id: _Number | None = None
     kind: SamplingClientKind = "snapshot"
     seq_id: int | None = None
     ttl_seconds: int | None = None
@@ -134,7 +138,7 @@ class LoadWeightsRequest(RequestModel):
     model_id: str | None = None
     seq_id: int | None = None
     session_id: str | None = None
-    model_seq_id: int | None = None
+    model_seq_id: _Number | None = None
     base_model: str | None = None
     user_metadata: UserMetadata | None = None
     path: _Text
@@ -150,7 +154,7 @@ class CreateSamplingSessionRequest(RequestModel):
     """Makes something to sample from: a base model, or saved sampler weights."""
 
     session_id: str
-    sampling_session_seq_id: _Count
+    sampling_session_seq_id: _Number
     base_model: str | None = None
     model_path: str | None = None
     type: Literal["create_sampling_session"] = "create_sampling_session"
@@ -165,7 +169,7 @@ class SampleRequest(RequestModel):
     base_model: str | None = None
     model_path: str | None = None
     sampling_session_id: str | None = None
-    seq_id: int | None = None
+    seq_id: _SampleNumber | None = None
     """Place among the sampler's requests, from 0; the same one sent again is the same request."""
     prompt_logprobs: Annotated[bool, BeforeValidator(bool)] = False
     topk_prompt_logprobs: _Count = 0

@@ -129,6 +129,18 @@ async def test_sessions_open_beat_and_finish(start: Start) -> None:
         ("weights_info", {"tinker_path": "tinker://r/weights/a"}, 404, "tinker_path"),
         ("load_weights", {"path": "tinker://r/weights/a"}, 400, "model_id"),
         (
+            "save_weights_for_sampler",
+            {"model_id": "m", "seq_id": 1, "sampling_session_seq_id": -1},
+            400,
+            "sampling_session_seq_id",
+        ),
+        (
+            "asample",
+            {"prompt": {"chunks": []}, "sampling_params": {}, "seq_id": -1},
+            400,
+            "seq_id",
+        ),
+        (
             "asample",
             {"prompt": {"chunks": []}, "sampling_params": {}},
             400,
@@ -152,6 +164,7 @@ async def test_bad_requests_name_the_field(
     assert set(error) == {"detail", "error", "category", "message", "field", "hint"}
     assert (error["field"], error["category"]) == (field, "user")
     assert field in error["detail"]
+    assert error["hint"]
 
 
 @pytest.mark.parametrize(
@@ -223,6 +236,8 @@ async def test_unknown_routes_and_broken_json_answer_in_the_same_form(start: Sta
     for answer in (unknown, broken, wrong):
         assert answer.json()["category"] == "user"
         assert answer.json()["detail"]
+        assert answer.json()["hint"]
+    assert unknown.json()["field"] == "path"
 
 
 async def test_bodies_above_the_cap_are_413_compressed_or_not(start: Start) -> None:

@@ -74,4 +74,6 @@ async def test_nonsense_is_answered_with_an_error_of_one_shape(
                 assert body["category"] == "user", where
                 assert body["message"], where
                 assert body["detail"], where
+                assert body["field"], where
+                assert body["hint"], where
     assert refused > 30
