@@ -24,6 +24,7 @@ __all__ = ["regularizer_measurements"]
 NUM_DATUMS, LENGTH = 32, 128
 VOCABULARY = 2048
 LIMIT_MS = 5.0
+NORMS_LIMIT_MS = 10.0  # a backward pass for the loss and one for the term, instead of one
 Execution = Literal["parallel", "sequential"]
 SLEEP_S = 0.2
 
@@ -59,8 +60,9 @@ def _added(name: str, data: list[Datum], rounds: int, is_tracking: bool) -> Row:
         warm_up=5,
     )
     added_s = statistics.median(comparison.ours_s) - statistics.median(comparison.peer_s)
+    limit_ms = NORMS_LIMIT_MS if is_tracking else LIMIT_MS
     return Row(
-        name=name, model="", unit="ms", ours=added_s * 1e3, target=Bound("at most", LIMIT_MS)
+        name=name, model="", unit="ms", ours=added_s * 1e3, target=Bound("at most", limit_ms)
     )
 
 
