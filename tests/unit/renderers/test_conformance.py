@@ -43,7 +43,7 @@ def prepared(family: Family, renderer: Renderer, chat: Any) -> Any:
 
 @every_family
 def test_a_trained_answer_continues_the_prompt_and_parses_back(family: Family) -> None:
-    for chat in drawn(answered, 60):
+    for chat in drawn(answered, 40):
         continues_and_parses_back(family, renderer_of(family), chat)
 
 
@@ -75,7 +75,7 @@ def test_a_stream_says_what_the_whole_says(family: Family) -> None:
     """Any stretch of a conversation's tokens, read as a reply, with and without its end."""
     renderer, chance = renderer_of(family), random.Random(0)
     stops = renderer.get_stop_sequences()
-    for chat in drawn(answered, 60):
+    for chat in drawn(answered, 40):
         messages, tools = prepared(family, renderer, chat)
         tokens = renderer.build_supervised_example(messages, tools=tools).model_input.to_ints()
         start = chance.randrange(len(tokens))
@@ -118,7 +118,7 @@ PIECES = [
 @every_family
 def test_a_stream_of_broken_replies_says_what_the_whole_says(family: Family) -> None:
     renderer = renderer_of(family)
-    for pieces in drawn(broken_replies, 80):
+    for pieces in drawn(broken_replies, 50):
         reply = renderer.tokenizer.encode("".join(pieces), add_special_tokens=False)
         same_as_whole(renderer, [*reply, *renderer.get_stop_sequences()[:1]])  # type: ignore[list-item]
         same_as_whole(renderer, reply)
@@ -152,7 +152,7 @@ def same_as_whole(renderer: Renderer, reply: list[int]) -> None:
 def test_the_tokens_up_to_a_turn_begin_the_next_prompt(family: Family) -> None:
     renderer = renderer_of(family)
     assert renderer.has_extension_property
-    for chat in drawn(answered, 60):
+    for chat in drawn(answered, 40):
         messages, tools = prepared(family, renderer, chat)
         so_far = renderer.build_supervised_example(messages, tools=tools).model_input.to_ints()
         longer: list[Message] = [*messages, {"role": "user", "content": "And then?"}]
@@ -188,7 +188,7 @@ def tokens_of_example(renderer: Renderer, messages: list[Any]) -> list[int]:
 def test_weights_of_the_modes_fit_each_other(family: Family) -> None:
     """Tokens never depend on the mode; what a mode trains is the sum of what its messages train."""
     renderer = renderer_of(family)
-    for chat in drawn(answered, 25):
+    for chat in drawn(answered, 20):
         messages, tools = prepared(family, renderer, chat)
         marks = {what: weights_of(renderer, messages, tools, what) for what in MODES}
         single = [
