@@ -44,7 +44,7 @@ def records(result: SupervisedResult) -> list[CheckpointRecord]:
 
 SETTINGS: list[dict[str, Any]] = [
     {"save_every": 2, "keep_last": 1, "best_metric": "eval/nll"},
-    {"save_every": 0, "rolling_save_every_s": 1e-9, "submit_ahead": 2},
+    {"save_every": 0, "rolling_save_every_s": 1e-9, "submit_ahead": 2, "num_epochs": 2},
     {"save_every": 3, "batch_tokens": 60, "num_epochs": 2, "submit_ahead": 0},
 ]
 
