@@ -122,11 +122,19 @@ def _address(base_url: str | None) -> str:
 
 
 def _read_key(address: str, *, from_stdin: bool) -> str:
+    from tinsmith.client.credentials import is_sendable
+
     if from_stdin:
         key = sys.stdin.readline().strip()
+    elif not sys.stdin.isatty():
+        raise UserError(
+            "there is no terminal to ask for the key",
+            field="key",
+            hint="tinsmith auth login --key-stdin < FILE",
+        )
     else:
         key = str(click.prompt(f"API key for {address}", hide_input=True, err=True)).strip()
-    if not key or not key.isascii() or not key.isprintable():
+    if not key or not is_sendable(key):
         raise UserError("a key is one line of plain text", field="key")
     return key
 

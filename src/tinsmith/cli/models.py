@@ -1,4 +1,7 @@
-"""`tinsmith models`: the training runs that a service keeps; a run is named as its model is."""
+"""`tinsmith models`: the training runs that a service keeps, and the base models it offers.
+
+A run is named as its model is.
+"""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -15,16 +18,18 @@ from tinsmith.cli.tables import (
     relative_time,
     yes_or_no,
 )
+from tinsmith.cli.waiting import waiting_for
 from tinsmith.core.errors import ConfigError, unknown_name
 
 if TYPE_CHECKING:
     from tinsmith.types import AccessScope, TrainingRun
 
-__all__ = ["COMMANDS", "info", "list_models", "models"]
+__all__ = ["COMMANDS", "info", "list_models", "models", "offered"]
 
 COMMANDS = {
     "list": LazyCommand("tinsmith.cli.models:list_models", "List the service's training runs."),
     "info": LazyCommand("tinsmith.cli.models:info", "Say what is known of one training run."),
+    "offered": LazyCommand("tinsmith.cli.models:offered", "List the base models on offer."),
 }
 
 
@@ -137,6 +142,40 @@ def info(run: str, access_scope: "AccessScope", base_url: str | None, as_json: b
         print_json(found.model_dump(mode="json"))
         return
     print_properties(_properties(found))
+
+
+@click.command()
+@click.argument("part", default="")
+@base_url_option
+@json_option
+def offered(part: str, base_url: str | None, as_json: bool) -> None:
+    """List the base models on offer.
+
+    With PART only those with this in their names, in upper or lower case.
+    """
+    with open_rest(base_url) as rest, waiting_for("reading models"):
+        supported = rest.get_server_capabilities().result().supported_models
+    found = [model for model in supported if part.lower() in (model.model_name or "").lower()]
+    if as_json:
+        print_json({"models": [model.model_dump(mode="json") for model in found]})
+        return
+    print_table(
+        title_of("base model", len(found), len(found)),
+        ("Model", "Context", "Trainable", "Sampleable"),
+        [
+            (
+                model.model_name or "-",
+                "-" if model.max_context_length is None else f"{model.max_context_length:,}",
+                _known(model.trainable),
+                _known(model.sampleable),
+            )
+            for model in found
+        ],
+    )
+
+
+def _known(answer: bool | None) -> str:
+    return "-" if answer is None else yes_or_no(answer)
 
 
 def _properties(run: "TrainingRun") -> list[tuple[str, str]]:

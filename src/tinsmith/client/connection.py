@@ -336,7 +336,9 @@ class Connection:
             config = parse(ServiceConfig, answer, "client/config")
             if config.pjwt_auth_enabled:
                 transport.credential = self._exchanged(transport, config)
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, NotFoundError):
+                error.hint = error.hint or "is base_url right? no service of the protocol is there"
             await transport.close()
             raise
         self.config = config

@@ -128,16 +128,33 @@ def find_credential(base_url: str, api_key: str | None) -> FoundCredential:
 
     Raises:
         ConfigError: the file of keys is damaged.
+        UserError: the key is none that can be sent.
     """
     if api_key:
-        return FoundCredential(api_key, "argument")
+        return FoundCredential(_sendable(api_key, "the argument"), "argument")
     if key := environment.api_key():
-        return FoundCredential(key, "variable")
+        return FoundCredential(_sendable(key, "the environment variable"), "variable")
     if environment.credential_command() is not None:
         return FoundCredential("", "command")
     if stored := stored_key(base_url):
         return FoundCredential(stored.key, "file")
     return FoundCredential()
+
+
+def is_sendable(key: object) -> bool:
+    """Whether a header can carry this as a key: one line of plain text."""
+    return isinstance(key, str) and key.isascii() and key.isprintable() and key == key.strip()
+
+
+def _sendable(key: str, where: str) -> str:
+    """The key, which appears in no message."""
+    if not is_sendable(key):
+        raise UserError(
+            f"api_key: {where} is not one line of plain text without spaces around it",
+            field="api_key",
+            hint="look for a line end, a space or a quotation mark that came with the key",
+        )
+    return key
 
 
 def credentials_file() -> Path:
@@ -240,7 +257,7 @@ def _output_of(command: str) -> str:
     key = done.stdout.decode(errors="replace").strip()
     if not key:
         raise _command_error("printed nothing")
-    if not (key.isascii() and key.isprintable()):
+    if not is_sendable(key):
         raise _command_error("printed something that is not one line of plain text")
     if is_expired(key):
         raise _command_error("printed a token that has expired")

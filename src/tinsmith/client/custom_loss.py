@@ -134,10 +134,14 @@ def _checked(returned: object, torch: ModuleType) -> tuple[torch.Tensor, dict[st
     if not isinstance(metrics, Mapping):
         raise UserError("loss_fn: must return a loss and metrics", field="loss_fn", hint=hint)
     named = cast("Mapping[str, Any]", metrics)  # Any: numbers, or tensors of one element
-    values = {
-        str(name): float(value.detach() if isinstance(value, torch.Tensor) else value)
-        for name, value in named.items()
-    }
+    values: dict[str, float] = {}
+    for name, value in named.items():
+        try:
+            values[str(name)] = float(value.detach() if isinstance(value, torch.Tensor) else value)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise UserError(
+                f"loss_fn: its metric {name!r} is not a number: {error}", field="loss_fn", hint=hint
+            ) from error
     return cast("torch.Tensor", loss), values
 
 

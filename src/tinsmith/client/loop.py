@@ -7,6 +7,7 @@ running loop and in a notebook. Main names: `LoopThread`, `loop_thread`, `run_in
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import threading
 from collections.abc import Callable, Coroutine
@@ -28,7 +29,11 @@ class LoopThread:
 
     def _run(self) -> None:
         asyncio.set_event_loop(self.loop)
-        self.loop.run_forever()
+        while True:
+            # These two fail the call that they were raised in, such as by a loss that calls
+            # sys.exit(), and asyncio would end the loop with all other calls.
+            with contextlib.suppress(SystemExit, KeyboardInterrupt):
+                self.loop.run_forever()
 
     def is_current(self) -> bool:
         """Whether the caller runs on this thread, where blocking would be a deadlock."""

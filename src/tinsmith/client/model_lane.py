@@ -11,8 +11,8 @@ import contextlib
 import contextvars
 import dataclasses
 import itertools
-from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
-from typing import TypeVar
+from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping, Sequence
+from typing import TypeVar, cast
 
 import pydantic
 import zstandard
@@ -169,7 +169,7 @@ class ModelLane:
     ) -> APIFuture[R]:
         label = "forward_backward_custom"
         self._refuse_inside_loss(label)
-        data = list(data)
+        data = _checked_datums(data)
         forward = self._encoded(forward_data(data), "cross_entropy", None, forward_only=True)
         context = contextvars.copy_context()
         context.run(_lane_of_loss.set, self)
@@ -209,9 +209,8 @@ class ModelLane:
         *,
         forward_only: bool,
     ) -> _Pass:
-        if not data:
-            raise UserError("data=[]: No data provided", field="data", hint="pass a datum or more")
-        chunks = chunk_datums(data, self._connection.config.chunk_limits)
+        _check_loss(loss_fn, loss_fn_config)
+        chunks = chunk_datums(_checked_datums(data), self._connection.config.chunk_limits)
         starts = [0, *itertools.accumulate(map(len, chunks[:-1]))]
         bodies: list[bytes] = []
         for chunk, start in zip(chunks, starts, strict=True):
@@ -270,6 +269,41 @@ class ModelLane:
             return decode_forward_backward_output(content)
 
         return combine_outputs(await gather(map(fetch, request_ids, encoded.starts)))
+
+
+def _checked_datums(data: object) -> list[Datum]:
+    """The datums of a call, which a generator may give.
+
+    Raises:
+        UserError: there are none.
+        DataError: one is something else.
+    """
+    hint, kind = "pass a list of Datum", type(data).__name__
+    if not isinstance(data, Iterable) or isinstance(data, str | bytes | Mapping):
+        raise UserError(f"data: a {kind}; must be a list", field="data", hint=hint)
+    datums = list(cast("Iterable[object]", data))
+    if not datums:
+        raise UserError("data=[]: No data provided", field="data", hint="pass a datum or more")
+    for index, datum in enumerate(datums):
+        if not isinstance(datum, Datum):
+            what = f"data[{index}]: a {type(datum).__name__}; must be a Datum"
+            raise DataError(what, field="data", datum_index=index, hint=hint)
+    return cast("list[Datum]", datums)
+
+
+def _check_loss(loss_fn: object, config: object) -> None:
+    config_kind = type(config).__name__
+    if not isinstance(loss_fn, str):
+        raise UserError(
+            f"loss_fn: a {type(loss_fn).__name__}; must be the name of a loss",
+            field="loss_fn",
+            hint="such as 'cross_entropy'; a function goes to forward_backward_custom",
+        )
+    if not isinstance(config, Mapping | None):
+        raise UserError(
+            f"loss_fn_config: a {config_kind}; must be a dict of settings",
+            field="loss_fn_config",
+        )
 
 
 def _pass_request(body: bytes, *, is_compressed: bool) -> Request:

@@ -601,6 +601,12 @@ class RestClient:
 
 
 def _run(training_run_id: str) -> str:
+    if not isinstance(training_run_id, str) or not training_run_id:  # pyright: ignore[reportUnnecessaryIsInstance] - scripts are not type-checked
+        raise UserError(
+            f"training_run_id={training_run_id!r}: must be the id of a run",
+            field="training_run_id",
+            hint="TrainingClient.model_id is one; list_training_runs lists them",
+        )
     return f"training_runs/{quote(training_run_id, safe=':')}"
 
 

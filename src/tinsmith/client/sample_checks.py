@@ -1,7 +1,8 @@
 """What may be asked of a sampler, and whether it was answered: pure functions.
 
 A service that does not know an option ignores it and samples without; that is said instead of
-handing back half an answer. Main names: `check_options`, `check_answer`.
+handing back half an answer. Main names: `check_prompt`, `check_options`,
+`check_answer`.
 """
 
 from __future__ import annotations
@@ -10,7 +11,21 @@ import numpy as np
 
 from tinsmith.client.errors import APIResponseValidationError
 from tinsmith.core.errors import UserError
-from tinsmith.types import SampleRequest, SampleResponse, TensorData
+from tinsmith.types import ModelInput, SampleRequest, SampleResponse, TensorData
+
+
+def check_prompt(prompt: object) -> None:
+    """Refuse what is no prompt.
+
+    Raises:
+        UserError: it is of another type.
+    """
+    if not isinstance(prompt, ModelInput):
+        raise UserError(
+            f"prompt: a {type(prompt).__name__}; must be a ModelInput",
+            field="prompt",
+            hint="ModelInput.from_ints(tokens) makes one of token ids",
+        )
 
 
 def check_options(
@@ -25,6 +40,13 @@ def check_options(
         UserError: naming the argument.
     """
     if target_prompt_logprobs is not None:
+        if not isinstance(target_prompt_logprobs, TensorData):  # pyright: ignore[reportUnnecessaryIsInstance] - scripts are not type-checked
+            raise UserError(
+                f"target_prompt_logprobs: a {type(target_prompt_logprobs).__name__}; must be a "
+                "TensorData",
+                field="target_prompt_logprobs",
+                hint="TensorData.from_numpy(array) makes one",
+            )
         shape, dtype = list(target_prompt_logprobs.shape), target_prompt_logprobs.dtype
         if dtype != "int64" or len(shape) != 2:
             raise UserError(

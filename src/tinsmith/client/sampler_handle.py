@@ -65,7 +65,7 @@ class SamplerState:
             return _read(cast("dict[str, Any]", state), api_key)  # Any: read in the next line
         except (KeyError, TypeError, AttributeError, ValueError, binascii.Error) as error:
             raise UserError(
-                f"handle={handle[:40]!r}: not the handle of a sampling client",
+                f"handle={str(handle)[:40]!r}: not the handle of a sampling client",
                 field="handle",
                 hint="SamplingClient.get_sampler_handle() makes one",
             ) from error

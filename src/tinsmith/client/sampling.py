@@ -25,7 +25,7 @@ from tinsmith.client.polling import ResultKind
 from tinsmith.client.queue_state import PauseLogger
 from tinsmith.client.reporter import Telemetry
 from tinsmith.client.retries import RetryConfig
-from tinsmith.client.sample_checks import check_answer, check_options
+from tinsmith.client.sample_checks import check_answer, check_options, check_prompt
 from tinsmith.client.sample_stream import SampleStream
 from tinsmith.client.sampler_handle import SamplerState, joined_connection
 from tinsmith.client.tokenizers import load_tokenizer
@@ -162,6 +162,7 @@ class SamplingClient:
         Raises:
             UserError: an option that no service could answer.
         """
+        check_prompt(prompt)
         check_options(
             include_prompt_logprobs=include_prompt_logprobs,
             target_prompt_logprobs=target_prompt_logprobs,
@@ -205,6 +206,7 @@ class SamplingClient:
             ...     for piece in stream:
             ...         print(tokenizer.decode(piece.tokens), end="", flush=True)
         """
+        check_prompt(prompt)
         request = SampleRequest(
             prompt=prompt,
             num_samples=num_samples,
@@ -414,7 +416,7 @@ def start_sampling_client(
             field="base_model",
             hint='try create_sampling_client(base_model="tinsmith/tiny")',
         )
-    if model_path is not None and not model_path.startswith("tinker://"):
+    if model_path is not None and not str(model_path).startswith("tinker://"):
         raise UserError(
             f"model_path={model_path!r}: must start with tinker://",
             field="model_path",
@@ -431,9 +433,16 @@ def start_sampling_client(
         )
         answer = await connection.post(request, CreateSamplingSessionResponse)
         sampler_id = answer.sampling_session_id
-        name = base_model
-        if name is None:
+        if model_path is None:
+            name = str(base_model)  # one of the two is there
+        else:
             name = (await connection.get(f"samplers/{sampler_id}", GetSamplerResponse)).base_model
+            if base_model not in (None, name):
+                raise UserError(
+                    f"base_model={base_model!r}: these weights are of {name!r} ({model_path})",
+                    field="base_model",
+                    hint="leave base_model out where there is a model_path",
+                )
         return SamplingClient(
             connection,
             sampler_id,

@@ -24,7 +24,7 @@ from tinsmith.client.rest import RestClient
 from tinsmith.client.retries import RetryConfig
 from tinsmith.client.sampling import SamplingClient, start_sampling_client
 from tinsmith.client.session import FinishStatus
-from tinsmith.client.settings import settings_from
+from tinsmith.client.settings import checked_headers, settings_from
 from tinsmith.client.training import TrainingClient
 from tinsmith.core import paths
 from tinsmith.core.errors import TinsmithError, UserError
@@ -104,7 +104,7 @@ class ServiceClient:
                 settings,
                 timeout_s=timeout_s,
                 max_retries=max_retries,
-                headers=dict(default_headers_overrides or {}),
+                headers=checked_headers(default_headers_overrides),
                 user_metadata=user_metadata,
                 project_id=project_id or settings.project_id,
                 display_name=display_name,

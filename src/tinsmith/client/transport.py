@@ -56,6 +56,9 @@ _MAX_CONNECTIONS: Mapping[Lane, int] = {
     "streams": 256,
 }
 CONNECT_TIMEOUT_S = 5.0
+_TELL_AFTER = 3
+"""Failures of one request, a second or more, after which somebody who waits wants to know."""
+_TELL_EVERY_S = 60.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -151,6 +154,7 @@ class Transport:
         self._pools: dict[Lane, httpx.AsyncClient] = {}
         self._active: set[asyncio.Task[Any]] = set()
         self._is_closed = False
+        self._told_at_s = float("-inf")
 
     async def send(self, request: Request) -> Reply:
         """Send until there is a good answer or the retries are used up.
@@ -249,7 +253,17 @@ class Transport:
             if not may_retry or is_spent or elapsed_s + delay_s > policy.max_elapsed_s:
                 raise failure
             logger.debug("%s failed, trying again in %.2f s: %s", request, delay_s, failure)
+            # What is given up soon concerns nobody: heartbeats, reports, cancellations.
+            if num_failures >= _TELL_AFTER and policy.max_elapsed_s >= self.policy.max_elapsed_s:
+                self._tell(failure)
             await asyncio.sleep(delay_s)
+
+    def _tell(self, failure: Exception) -> None:
+        """Say that calls wait, once in a while however many they are."""
+        now_s = time.monotonic()
+        if now_s - self._told_at_s >= _TELL_EVERY_S:
+            self._told_at_s = now_s
+            logger.warning("still trying: %s", failure)
 
     async def _authorized(
         self, request: Request, idempotency_key: str, retry_count: int

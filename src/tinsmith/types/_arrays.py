@@ -41,8 +41,10 @@ def to_token_array(value: object, *, field: str = "tokens") -> npt.NDArray[np.in
     if array.size == 0:
         return np.empty(0, np.int32)
     if array.dtype.kind not in "iu":
-        kind = type(value).__name__ if array.dtype.kind == "O" else array.dtype.name
-        raise DataError(f"{field}: values of kind {kind}; token ids are whole numbers", field=field)
+        what = f"values such as {array[0]!r}" if array.dtype.kind == "O" else array.dtype.name
+        raise DataError(
+            f"{field}: {what}; token ids are whole numbers in 0..{MAX_TOKEN}", field=field
+        )
     if array.dtype == np.int32 and int(array.view(np.uint32).max()) <= MAX_TOKEN:
         return array  # read as unsigned, a negative number is a huge one
     low, high = int(array.min()), int(array.max())

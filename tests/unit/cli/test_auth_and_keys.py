@@ -57,10 +57,19 @@ def test_login_asks_for_the_key_without_showing_it(
         return " tml-typed "
 
     monkeypatch.setattr("click.prompt", prompt)
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
     server.script("auth/apikey/me", Reply(404, {"detail": "no such route"}))
     assert main(["auth", "login"]) == 0
     assert asked == [True]
     assert stored_key(server.url) == StoredKey("tml-typed", "")
+
+
+def test_login_without_a_terminal_says_how_to_give_the_key(
+    server: RecordingServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["auth", "login"]) == 1
+    assert "--key-stdin" in capsys.readouterr().err
+    assert server.requests == []
 
 
 def test_a_refused_key_is_not_kept(

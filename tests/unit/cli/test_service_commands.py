@@ -123,6 +123,28 @@ def test_models_are_listed_in_a_table(
     assert told == ""
 
 
+def test_the_base_models_on_offer_are_listed(
+    server: RecordingServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    offer = {
+        "supported_models": [
+            {"model_name": "lab/Big-8B", "max_context_length": 32768, "trainable": True},
+            {"model_name": "lab/small", "sampleable": False},
+        ]
+    }
+    server.script("get_server_capabilities", Reply(body=offer), Reply(body=offer))
+    assert main(["models", "offered"]) == 0
+    rows = [line.split("│")[1:-1] for line in capsys.readouterr().out.splitlines() if "lab" in line]
+    assert [[cell.strip() for cell in row] for row in rows] == [
+        ["lab/Big-8B", "32,768", "yes", "-"],
+        ["lab/small", "-", "-", "no"],
+    ]
+    assert main(["models", "offered", "BIG", "--json"]) == 0
+    assert [model["model_name"] for model in json.loads(capsys.readouterr().out)["models"]] == [
+        "lab/Big-8B"
+    ]
+
+
 def test_all_models_are_read_page_by_page(
     server: RecordingServer, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -4,6 +4,7 @@ import json
 import os
 import stat
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -194,3 +195,17 @@ def test_headers_of_the_callers_own_go_before_the_key(server: RecordingServer) -
     ) as service:
         service.get_server_capabilities().result(5)
     assert server.requests[0].headers["x-api-key"] == "tml-override"
+
+
+@pytest.mark.parametrize("key", ["tml-hidden\n", "tml-hidden\r", " tml-hidden", "tml-hidd\u00fc"])
+def test_a_key_that_no_header_carries_is_refused_at_once_without_being_shown(key: str) -> None:
+    with pytest.raises(UserError, match="api_key: the argument is not one line") as caught:
+        RestClient(base_url=HERE, api_key=key)
+    assert "hidd" not in repr(caught.value) + str(caught.value)
+
+
+@pytest.mark.parametrize("headers", [{"a b": "hidden"}, {"X-A": "hidden\n"}, {"X-A": 3}, {"": "x"}])
+def test_a_header_that_cannot_be_sent_is_refused_at_once(headers: Any) -> None:
+    with pytest.raises(UserError, match="default_headers_overrides: ") as caught:
+        ServiceClient(base_url=HERE, default_headers_overrides=headers)
+    assert "hidden" not in str(caught.value)

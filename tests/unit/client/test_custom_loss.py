@@ -337,3 +337,27 @@ def test_a_datum_that_the_loss_leaves_out_has_no_gradient() -> None:
     assert surrogate.data[0].loss_fn_inputs["weights"].tolist() == [0.0]
     assert surrogate.data[1].loss_fn_inputs["weights"].tolist() == [pytest.approx(-np.e)]
     assert surrogate.loss == pytest.approx(np.e)
+
+
+@pytest.mark.parametrize("stop", [SystemExit(3), KeyboardInterrupt()])
+def test_a_loss_that_ends_the_program_fails_its_call_and_stalls_no_other(
+    server: RecordingServer, training: TrainingClient, stop: BaseException
+) -> None:
+    def loss(data: list[Datum], logprobs: list[torch.Tensor]) -> Returned:
+        raise stop
+
+    future = training.forward_backward_custom([datum(1)], loss)
+    with pytest.raises(type(stop)):
+        future.result(10)
+    assert training.optim_step(ADAM).result(10).metrics is not None
+    assert training.forward_backward_custom([datum(3)], squares).result(10).loss == 9.0
+
+
+@pytest.mark.parametrize("value", ["high", torch.ones(2), None])
+def test_a_metric_that_is_no_number_is_named(training: TrainingClient, value: object) -> None:
+    future = training.forward_backward_custom(
+        [datum(1)],
+        lambda data, logprobs: (logprobs[0].sum(), {"mine": value}),  # type: ignore[dict-item]
+    )
+    with pytest.raises(UserError, match="'mine' is not a number"):
+        future.result(10)

@@ -1,4 +1,5 @@
 import asyncio
+from typing import Any
 
 import numpy as np
 import pytest
@@ -197,6 +198,22 @@ def test_what_cannot_be_sampled_is_refused_before_anything_is_sent(
     assert server.requests == []
 
 
+def test_a_prompt_of_another_type_is_refused_by_name(sampling: SamplingClient) -> None:
+    prompt: Any = [1, 2]
+    for call in (sampling.sample, sampling.stream):
+        with pytest.raises(UserError, match=r"prompt: a list; must be a ModelInput"):
+            call(prompt, num_samples=1, sampling_params=SamplingParams(max_tokens=1))
+
+
+def test_a_base_model_that_the_weights_are_not_of_is_refused(
+    server: RecordingServer, service: ServiceClient
+) -> None:
+    path = "tinker://S:train:0/sampler_weights/w"
+    assert service.create_sampling_client(path, "tinsmith/tiny").result(10) is not None
+    with pytest.raises(UserError, match="base_model='other': these weights are of 'tinsmith/tiny'"):
+        service.create_sampling_client(path, "other").result(10)
+
+
 def test_a_sampling_client_says_what_it_is(sampling: SamplingClient) -> None:
     assert repr(sampling) == (
         "SamplingClient(sampling_session_id='S:sample:0', base_model='tinsmith/tiny')"
@@ -286,6 +303,7 @@ async def test_the_end_of_a_prompt_can_be_scored_alone(
             {"target_prompt_logprobs": TensorData.from_numpy(np.zeros(2, np.int64))},
             r"int64 of shape \[2\]; must be int64 of shape \[len\(prompt\) - 1, k\]",
         ),
+        ({"target_prompt_logprobs": [[1]]}, "a list; must be a TensorData"),
     ],
 )
 def test_an_option_that_nobody_could_answer_is_refused_at_once(

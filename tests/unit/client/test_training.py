@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -187,6 +189,41 @@ def test_no_data_is_refused_before_anything_is_sent(
         training.forward_backward([], "cross_entropy")
     training.optim_step(ADAM).result(5)
     assert server.seq_ids() == [("optim_step", 1)]
+
+
+@pytest.mark.parametrize(
+    ("data", "what"),
+    [
+        (None, "data: a NoneType; must be a list"),
+        ("text", "data: a str; must be a list"),
+        (datum(1), "data: a Datum; must be a list"),
+        ([datum(1), {"model_input": [1]}], r"data\[1\]: a dict; must be a Datum"),
+    ],
+)
+def test_data_of_another_type_is_refused_by_name(
+    server: RecordingServer, training: TrainingClient, data: Any, what: str
+) -> None:
+    for call in (
+        lambda: training.forward_backward(data, "cross_entropy"),
+        lambda: training.forward_backward_custom(data, lambda data, logprobs: (logprobs[0], {})),
+    ):
+        with pytest.raises(UserError, match=what):
+            call()
+    assert server.of("forward_backward") == []
+
+
+def test_data_may_come_from_a_generator(training: TrainingClient) -> None:
+    output = training.forward((datum(i) for i in (1, 2)), "cross_entropy")  # type: ignore[arg-type]
+    assert len(output.result(10).loss_fn_outputs) == 2
+
+
+def test_a_loss_is_named_by_a_text_and_set_by_a_dict(training: TrainingClient) -> None:
+    loss: Any = lambda data, logprobs: (logprobs[0], {})
+    settings: Any = [1.0]
+    with pytest.raises(UserError, match="a function goes to forward_backward_custom"):
+        training.forward_backward([datum(1)], loss)
+    with pytest.raises(UserError, match="loss_fn_config: a list"):
+        training.forward_backward([datum(1)], "ppo", settings)
 
 
 def test_a_datum_that_cannot_be_sent_uses_up_no_number(

@@ -323,3 +323,20 @@ def test_many_waiting_samples_do_not_hold_up_a_submission(
 )
 def test_this_machines_addresses_are_known(url: str, expected: bool) -> None:
     assert is_loopback(url) == expected
+
+
+def test_an_outage_is_told_of_once_and_a_passing_failure_not_at_all(
+    server: RecordingServer, caller: Caller, caplog: pytest.LogCaptureFixture
+) -> None:
+    def told() -> list[str]:
+        return [r.message for r in caplog.records if r.name == "tinsmith.client.transport"]
+
+    server.script("save_weights", BUSY, BUSY)
+    caller.send(POST)
+    assert told() == []
+    server.script("save_weights", *[BUSY] * 8)
+    for _ in range(2):
+        with pytest.raises(InternalServerError):
+            caller.send(POST)
+    assert len(told()) == 1
+    assert "still trying: POST save_weights" in told()[0]
