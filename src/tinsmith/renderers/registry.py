@@ -14,6 +14,7 @@ from tinsmith.core.errors import ConfigError, TinsmithError, unknown_name
 from tinsmith.core.paths import BUNDLED_MODEL
 from tinsmith.renderers import (
     deepseekv3,
+    glm,
     gpt_oss,
     kimi,
     llama3,
@@ -39,6 +40,7 @@ _BUILT_IN: dict[str, RendererFactory] = {
     **deepseekv3.RENDERERS,
     **gpt_oss.RENDERERS,
     **kimi.RENDERERS,
+    **glm.RENDERERS,
     "chatml": ChatMLRenderer,
     ChatTemplateRenderer.name: ChatTemplateRenderer,
     "role_colon": RoleColonRenderer,

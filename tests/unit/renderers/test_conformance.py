@@ -214,7 +214,8 @@ def test_weights_of_the_modes_fit_each_other(family: Family) -> None:
         renderer.write(renderer.read(messages, tools=tools), script)
         num_bos = sum(segment.part is Part.BOS for segment in script.segments)
         assert (marks[TrainOnWhat.ALL_TOKENS] == 0).sum() == num_bos
-        assert all(weights.sum() > 0 for i, weights in enumerate(single) if roles[i] == "assistant")
+        # A blank answer may be nothing at all where no token of its own ends a turn.
+        assert all(single[i].sum() > 0 for i in assistants if messages[i]["content"].strip())
 
 
 MODES = [what for what in TrainOnWhat if what is not TrainOnWhat.CUSTOMIZED]

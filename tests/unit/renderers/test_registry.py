@@ -23,6 +23,7 @@ from tinsmith.renderers import (
     registry,
     unregister_renderer,
 )
+from tinsmith.renderers.typescript_tools import declare_typescript
 
 
 def test_built_in_renderers_are_found_by_name(tiny_tokenizer: Any) -> None:
@@ -87,6 +88,21 @@ def test_a_familys_template_is_recognized(family: Family) -> None:
     templated = Templated(standin(family.tokenizer), template_of(family))
     name = recommended_renderer("some/model", templated)
     assert name.split("_")[0] == family.renderer.split("_")[0]
+
+
+def test_kimi_k25_is_told_by_how_its_tokenizer_declares_tools() -> None:
+    class WithItsOwnCode(Templated):
+        def apply_chat_template(self, messages: Any, *, tools: Any = None, **options: Any) -> Any:
+            declared = declare_typescript(tools) if tools else None
+            return super().apply_chat_template(
+                messages, tools=tools, tools_ts_str=declared, **options
+            )
+
+    text = template("moonshotai__Kimi-K2.5.jinja")
+    own = WithItsOwnCode(standin("kimi-k2"), text)
+    assert recommended_renderer("moonshotai/Kimi-K2.5", own) == "kimi_k25"
+    plain = Templated(standin("kimi-k2"), text)
+    assert recommended_renderer("moonshotai/Kimi-K2.5", plain) == "chat_template"
 
 
 def test_a_template_that_cannot_be_driven_is_refused(qwen_tokenizer: Any) -> None:

@@ -25,8 +25,9 @@ class Family:
 
     renderer: str
     golden: str
-    """Golden file of the assets; empty where the template is not at hand."""
+    """Golden file of the assets; empty where none has these options."""
     template: str
+    """Name of the template in the assets; empty where it is not at hand."""
     tokenizer: str
     """Folder of the vocabulary."""
     options: Mapping[str, Any] = field(default_factory=dict)
