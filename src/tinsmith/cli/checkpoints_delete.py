@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
+from tinsmith.cli.asking import is_confirmed, require_terminal
 from tinsmith.cli.catalog import open_rest, read_checkpoints
 from tinsmith.cli.options import base_url_option, json_option
 from tinsmith.cli.tables import print_json, relative_time, safe_text, size_text
 from tinsmith.cli.waiting import waiting_for
-from tinsmith.core.errors import ConfigError, TinsmithError, UserError
+from tinsmith.core.errors import ConfigError, TinsmithError
 
 if TYPE_CHECKING:
     from tinsmith.client import RestClient
@@ -160,11 +161,8 @@ def _is_confirmed(doomed: Sequence[Doomed]) -> bool:
     Raises:
         UserError: there is nobody.
     """
-    if not sys.stdin.isatty():
-        raise UserError(
-            f"{_count(len(doomed))} would be deleted, and there is no terminal to ask on",
-            hint="add --yes",
-        )
+    what = f"{_count(len(doomed))} would be deleted"
+    require_terminal(what)  # before the list: it leads up to the question
     for path, checkpoint in doomed[:NUM_LISTED]:
         details = (
             f"{size_text(checkpoint.size_bytes)}, {relative_time(checkpoint.time)}"
@@ -176,7 +174,7 @@ def _is_confirmed(doomed: Sequence[Doomed]) -> bool:
         print(f"  and {len(doomed) - NUM_LISTED} more", file=sys.stderr)
     sizes = [each.checkpoint.size_bytes or 0 for each in doomed if each.checkpoint]
     question = f"Delete {_count(len(doomed))}, {size_text(sum(sizes))}? This cannot be undone."
-    return click.confirm(question, err=True)
+    return is_confirmed(question, what=what)
 
 
 def _delete(rest: "RestClient", paths: Sequence[str]) -> list[tuple[str, str]]:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import click
 
+from tinsmith.cli.asking import is_confirmed
 from tinsmith.cli.catalog import open_rest
 from tinsmith.cli.checkpoints_download import directory_name
 from tinsmith.cli.checkpoints_export import adapter_of, base_model_of
@@ -86,8 +87,9 @@ def push_hf(
         create_pr,
     )
     seen_by = "everyone" if public else "you alone, if the repository is new"
-    if not yes and not click.confirm(
-        f"push {path} to {push.repo_id}, seen by {seen_by}?", err=True
+    if not yes and not is_confirmed(
+        f"push {path} to {push.repo_id}, seen by {seen_by}?",
+        what=f"the adapter would be pushed to {push.repo_id}",
     ):
         print("nothing was pushed", file=sys.stderr)
         return 1

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from tinsmith.cli.asking import is_confirmed
 from tinsmith.cli.lazy import LazyCommand, LazyGroup
 from tinsmith.cli.options import base_url_option, json_option
 from tinsmith.cli.tables import print_json, print_table, relative_time
@@ -72,15 +73,16 @@ def list_keys(base_url: str | None, as_json: bool) -> None:
 @click.argument("key_id", type=click.IntRange(1))
 @click.option("-y", "--yes", is_flag=True, help="Ask nothing.")
 @base_url_option
-def revoke(key_id: int, yes: bool, base_url: str | None) -> None:
+def revoke(key_id: int, yes: bool, base_url: str | None) -> int:
     """End a key for good; what it made stays."""
     question = f"End key {key_id}? Whoever uses it is cut off"
-    if not yes and not click.confirm(question, err=True):
+    if not yes and not is_confirmed(question, what=f"key {key_id} would be ended"):
         click.echo("nothing was revoked", err=True)
-        return
+        return 1
     with _open_admin(base_url) as admin, waiting_for("revoking the key"):
         admin.revoke_key(key_id).result()
     print(f"key {key_id} is revoked")
+    return 0
 
 
 def _row(key: "KeyRecord") -> tuple[str, ...]:

@@ -161,8 +161,11 @@ def test_keys_are_listed(server: RecordingServer, capsys: pytest.CaptureFixture[
 def test_revoking_asks_first(
     server: RecordingServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    assert main(["keys", "revoke", "4"]) == 1
+    assert "no terminal to ask on" in capsys.readouterr().err
     monkeypatch.setattr("sys.stdin", io.StringIO("n\n"))
-    assert main(["keys", "revoke", "4"]) == 0
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    assert main(["keys", "revoke", "4"]) == 1
     assert "nothing was revoked" in capsys.readouterr().err
     assert server.requests == []
     server.script("ext/keys/4", Reply(204, b""))
