@@ -24,6 +24,9 @@ from tinsmith.server.metadata.writes import MetadataWrites, NullWrites
 
 JSON_TYPE = "application/json"
 PROTOBUF_TYPE = "application/x-protobuf"
+TRAINING_TYPE = f"{PROTOBUF_TYPE}; message=ForwardBackwardOutput"
+SAMPLE_TYPE = f"{PROTOBUF_TYPE}; message=SampleResponse"
+"""Kept with a binary result, so that it can be read again; clients see the part up to the `;`."""
 MAX_ID_CHARS = 64
 ENTRY_BYTES = 512
 """Bookkeeping cost charged to every stored result."""
@@ -35,6 +38,11 @@ class Outcome:
 
     body: bytes
     media_type: str = JSON_TYPE
+
+    @property
+    def content_type(self) -> str:
+        """The media type as clients know it."""
+        return self.media_type.partition(";")[0]
 
     @classmethod
     def from_json(cls, value: object) -> Outcome:

@@ -28,7 +28,7 @@ from tinsmith.server.dispatcher import Work
 from tinsmith.server.encryption import check_recipients
 from tinsmith.server.engines import EnginePool
 from tinsmith.server.errors import RequestError
-from tinsmith.server.futures import PROTOBUF_TYPE, FutureStore, Outcome
+from tinsmith.server.futures import TRAINING_TYPE, FutureStore, Outcome
 from tinsmith.server.optimizer_checks import check_optim_params, check_optimizer_config
 from tinsmith.server.requests import OptimStepBody
 from tinsmith.server.sessions import SessionRegistry
@@ -554,7 +554,7 @@ def _dumped(record: CheckpointRecord) -> dict[str, object]:
 
 def _encode_forward_backward(answer: object) -> Outcome:
     assert isinstance(answer, bytes)
-    return Outcome(answer, PROTOBUF_TYPE)
+    return Outcome(answer, TRAINING_TYPE)
 
 
 def _encode_optim_step(answer: object) -> Outcome:

@@ -14,7 +14,7 @@ from tinsmith.server.completions import Completion, CompletionFeeds
 from tinsmith.server.config import ServerLimits
 from tinsmith.server.engines import EnginePool, EngineUnit
 from tinsmith.server.errors import LostError, MissingError, OverloadedError, RequestError
-from tinsmith.server.futures import PROTOBUF_TYPE, FutureStore, Outcome
+from tinsmith.server.futures import SAMPLE_TYPE, FutureStore, Outcome
 from tinsmith.server.sample_streams import SampleStream
 from tinsmith.server.sessions import SessionRegistry
 from tinsmith.server.store import MemoryStore, SamplerRecord
@@ -308,7 +308,7 @@ class SamplerRegistry:
         """Stores a result; returns its size in bytes, None for a failure."""
         if result.response is not None:
             body = encode_sample_response(result.response)
-            self._futures.complete(result.job_id, Outcome(body, PROTOBUF_TYPE))
+            self._futures.complete(result.job_id, Outcome(body, SAMPLE_TYPE))
             return len(body)
         assert result.error is not None
         self._futures.fail(result.job_id, result.error)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from fastapi import APIRouter, Request, Response
 
 from tinsmith.server.completions import Completion
+from tinsmith.server.futures import JSON_TYPE
 from tinsmith.server.http import json_response, parse_json, read_body
+from tinsmith.server.json_results import as_json, takes_protobuf
 from tinsmith.server.requests import CancelFutureRequest, RetrieveFuturesRequest
 from tinsmith.server.service import Service
 from tinsmith.types import FutureRetrieveRequest
@@ -35,7 +39,9 @@ def make_router(service: Service) -> APIRouter:
         size = len(outcome.body)
         if body.allow_metadata_only and size > limits.metadata_result_bytes:
             return json_response({"status": "complete_metadata", "response_payload_size": size})
-        return Response(outcome.body, media_type=outcome.media_type)
+        if outcome.media_type != JSON_TYPE and not takes_protobuf(request.headers.get("accept")):
+            outcome = await asyncio.to_thread(as_json, outcome)
+        return Response(outcome.body, media_type=outcome.content_type)
 
     @router.post("/cancel_future")
     async def cancel_future(request: Request) -> Response:
