@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ import pytest
 
 from tests.integration.service_process import BASE_MODEL, ServiceProcess
 from tests.interop.peft_twin import PeftTwin
+from tests.interop.recorder import recorded
 
 if TYPE_CHECKING:
     import tinker
@@ -18,6 +20,25 @@ API_KEY = "tml-interop"  # the official client wants this prefix
 WARM_NAME = "warm"
 
 Connect = Callable[..., "tinker.ServiceClient"]
+
+
+LAST = "test_nothing_public_is_left_out"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What counts the calls of all tests comes after them."""
+    items.sort(key=lambda item: item.name == LAST)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _calls_are_recorded() -> Iterator[None]:
+    if importlib.util.find_spec("tinker") is None:
+        yield
+        return
+    import tinker
+
+    with recorded(tinker):
+        yield
 
 
 @pytest.fixture(scope="session")

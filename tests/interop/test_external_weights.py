@@ -13,9 +13,9 @@ import pytest
 
 from tests.integration.service_process import ServiceProcess
 from tests.interop.conftest import API_KEY, Warm
+from tests.interop.official_cli import official_cli
 from tests.interop.official_data import outputs_of, random_data
 from tests.interop.peft_twin import PeftTwin
-from tests.interop.test_rest import official_cli
 
 tinker = pytest.importorskip("tinker", reason="the official client is not installed here")
 if TYPE_CHECKING:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +15,7 @@ import pytest
 
 from tests.integration.service_process import BASE_MODEL, ServiceProcess
 from tests.interop.conftest import API_KEY, Connect, Warm
+from tests.interop.official_cli import official_cli
 from tests.interop.official_data import random_data
 
 tinker = pytest.importorskip("tinker", reason="the official client is not installed here")
@@ -194,25 +192,6 @@ def test_an_archive_holds_the_checkpoints_files(
     name = "adapter_model.safetensors"
     (extracted,) = (tmp_path / "out").rglob(name)
     assert extracted.read_bytes() == (warm.peft_dir / name).read_bytes()
-
-
-def official_cli(service: ServiceProcess, home: Path, *arguments: str) -> str:
-    environment = os.environ | {
-        "TINKER_BASE_URL": service.ready["url"],
-        "TINKER_API_KEY": API_KEY,
-        "HOME": str(home),
-    }
-    done = subprocess.run(
-        [sys.executable, "-m", "tinker.cli", *arguments],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-        stdin=subprocess.DEVNULL,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
 
 
 def test_the_official_command_line(
