@@ -95,7 +95,10 @@ def _number(value: float | None) -> float | str | None:
 
 def _table(
     rows: Sequence[Sequence[tuple[int, float]] | None] | None,
-) -> list[list[tuple[int, float | str | None]] | None] | None:
+) -> list[list[list[object]] | None] | None:
     if rows is None:
         return None
-    return [row and [(token, _number(logprob)) for token, logprob in row] for row in rows]
+    return [
+        None if row is None else [[token, _number(logprob)] for token, logprob in row]
+        for row in rows
+    ]
