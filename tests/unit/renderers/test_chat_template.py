@@ -94,8 +94,12 @@ UNSTABLE = (
 
 
 def modes(family: Family) -> int:
-    """Kimi K2 counts the empty think block of history as header; a sampler would produce it."""
-    return 1 if family.renderer == "kimi_k2" else 2
+    """Kimi K2 and Nemotron 3 count the empty think block of history as header, never trained.
+
+    Where thinking is off the prompt holds it, and both modes agree.
+    """
+    erases = family.renderer in ("kimi_k2", "nemotron3", "nemotron3_low_thinking")
+    return 1 if erases else 2
 
 
 CHAT: list[Message] = [
