@@ -6,17 +6,15 @@ Main name: `AdminClient`.
 from __future__ import annotations
 
 from datetime import date, datetime
-from types import TracebackType
-from typing import Self, TypeVar
+from typing import TypeVar
 
 import pydantic
 
 from tinsmith.client import rest_calls
-from tinsmith.client.connection import Connection, parse
+from tinsmith.client.connection import parse
 from tinsmith.client.errors import NotFoundError
-from tinsmith.client.futures import APIFuture, start
-from tinsmith.client.reporter import Telemetry
-from tinsmith.client.settings import settings_from
+from tinsmith.client.futures import APIFuture
+from tinsmith.client.sessionless import SessionlessClient
 from tinsmith.client.transport import Request
 from tinsmith.core import jsonio
 from tinsmith.core.errors import ServerError
@@ -34,7 +32,7 @@ from tinsmith.types import (
 M = TypeVar("M", bound=pydantic.BaseModel)
 
 
-class AdminClient:
+class AdminClient(SessionlessClient):
     """Looks at what a service was used for, and after its API keys.
 
     Needs no session, and nothing is sent before the first call. Every method returns an
@@ -44,44 +42,6 @@ class AdminClient:
         >>> admin = AdminClient(base_url="http://127.0.0.1:8000")
         >>> created = admin.create_key("Ada").result()  # doctest: +SKIP
     """
-
-    def __init__(self, *, base_url: str | None = None, api_key: str | None = None) -> None:
-        """Remember what to connect to; arguments as those of `ServiceClient`.
-
-        Raises:
-            MissingExtraError: no address, and the packages of the embedded service are missing.
-            UserError: the address is not one.
-        """
-        self._connection = Connection(settings_from(base_url, api_key))
-
-    @classmethod
-    def of(cls, connection: Connection) -> AdminClient:
-        """A client that shares another one's connection."""
-        client = cls.__new__(cls)
-        client._connection = connection
-        return client
-
-    def __repr__(self) -> str:
-        return f"AdminClient({self._connection.settings.base_url or 'embedded service'})"
-
-    def close(self) -> APIFuture[None]:
-        """Close the connections."""
-        return start(lambda: self._connection.close("success", None), "close")
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exception_type: type[BaseException] | None,
-        exception: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close().result()
-
-    def get_telemetry(self) -> Telemetry | None:
-        """What reports to the service how this client fares; None where that is turned off."""
-        return self._connection.telemetry
 
     def get_audit_log(
         self, event_type: AuditEventType = "all", day: date | None = None

@@ -12,8 +12,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, date, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from types import TracebackType
-from typing import Literal, Self, TypeVar
+from typing import Literal, TypeVar
 from urllib.parse import quote, urljoin
 
 import pydantic
@@ -21,14 +20,13 @@ import pydantic
 from tinsmith.client import rest_calls
 from tinsmith.client.admin import AdminClient
 from tinsmith.client.archives import ArchiveLimits
-from tinsmith.client.connection import Connection, parse
+from tinsmith.client.connection import parse
 from tinsmith.client.downloads import Download, Progress, download_checkpoint
 from tinsmith.client.errors import ClientClosedError, NotFoundError
-from tinsmith.client.futures import APIFuture, start
+from tinsmith.client.futures import APIFuture
 from tinsmith.client.jwt import whoami_of_token
 from tinsmith.client.loop import run_in_daemon_thread
-from tinsmith.client.reporter import Telemetry
-from tinsmith.client.settings import settings_from
+from tinsmith.client.sessionless import SessionlessClient
 from tinsmith.client.transport import Reply, Request
 from tinsmith.core.errors import ServerError, UserError
 from tinsmith.types import (
@@ -70,7 +68,7 @@ TRACE_POLL_INTERVAL_S = 5.0
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 
-class RestClient:
+class RestClient(SessionlessClient):
     """Looks at and looks after what a service keeps.
 
     Needs no session, and nothing is sent before the first call. Every method returns an
@@ -80,44 +78,6 @@ class RestClient:
         >>> rest = RestClient(base_url="http://127.0.0.1:8000")
         >>> runs = rest.list_training_runs().result()  # doctest: +SKIP
     """
-
-    def __init__(self, *, base_url: str | None = None, api_key: str | None = None) -> None:
-        """Remember what to connect to; arguments as those of `ServiceClient`.
-
-        Raises:
-            MissingExtraError: no address, and the packages of the embedded service are missing.
-            UserError: the address is not one.
-        """
-        self._connection = Connection(settings_from(base_url, api_key))
-
-    @classmethod
-    def of(cls, connection: Connection) -> RestClient:
-        """A client that shares a ServiceClient's connection."""
-        client = cls.__new__(cls)
-        client._connection = connection
-        return client
-
-    def __repr__(self) -> str:
-        return f"RestClient({self._connection.settings.base_url or 'embedded service'})"
-
-    def close(self) -> APIFuture[None]:
-        """Close the connections; of a client that a ServiceClient made, that one's too."""
-        return start(lambda: self._connection.close("success", None), "close")
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exception_type: type[BaseException] | None,
-        exception: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close().result()
-
-    def get_telemetry(self) -> Telemetry | None:
-        """What reports to the service how this client fares; None where that is turned off."""
-        return self._connection.telemetry
 
     # The service -----------------------------------------------------------------------------
 
