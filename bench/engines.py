@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,7 +16,13 @@ from bench.models import BenchModel
 from bench.peer import Peer, StepResult
 from tinsmith.core.errors import TinsmithError
 from tinsmith.engine.engine import Engine
-from tinsmith.engine.jobs import ForwardBackwardJob, OptimStepJob, SampleJob
+from tinsmith.engine.jobs import (
+    ForwardBackwardJob,
+    OptimStepJob,
+    RetainGraph,
+    SampleJob,
+    UseGraph,
+)
 from tinsmith.types import (
     AdamParams,
     Datum,
@@ -68,6 +75,16 @@ class EngineSide:
         outputs = [_good(output) for output in self.engine.forward_backward(jobs)]
         self.optim_step(list(data), params)
         return outputs[0]
+
+    def custom_step(self, data: list[Datum], *, keeps_graph: bool) -> None:
+        """A forward and a backward of the first adapter, as a loss in the client needs them."""
+        forward = ForwardBackwardJob(MAIN, data, "cross_entropy", forward_only=True)
+        backward = ForwardBackwardJob(MAIN, data, "cross_entropy")
+        if keeps_graph:
+            forward = replace(forward, graph=RetainGraph(1))
+            backward = replace(backward, graph=UseGraph((1,)))
+        for job in (forward, backward):
+            _good(self.engine.forward_backward([job])[0])
 
     def optim_step(self, adapter_ids: Sequence[str], params: AdamParams = ADAM) -> list[float]:
         """One optimizer step of each adapter; the gradients' norms."""

@@ -54,6 +54,19 @@ DEFAULT_PORT = 8000
     metavar="SECONDS",
     help="How long a model's requests wait for a missing one before them; default: 120.",
 )
+@click.option(
+    "--max-graph-bytes",
+    type=click.IntRange(0),
+    metavar="BYTES",
+    help="Forward graphs kept for custom losses; default: 2 GiB an engine. 0 keeps none.",
+)
+@click.option(
+    "--graph-ttl",
+    "graph_ttl_s",
+    type=click.FloatRange(0, min_open=True),
+    metavar="SECONDS",
+    help="How long such a graph waits for its backward; default: 600.",
+)
 def serve(
     host: str,
     port: int,
@@ -62,7 +75,7 @@ def serve(
     database_url: str | None,
     api_key: str | None,
     device: str | None,
-    seq_gap_timeout_s: float | None,
+    **limits: float | None,
 ) -> int:
     """Serve models to many people.
 
@@ -77,9 +90,7 @@ def serve(
         raise missing_extra(str(error.name), "engine") from error
     if api_key == "":
         raise ConfigError("api_key='': must not be empty", field="api_key", hint="give --api-key")
-    limits = ServerLimits()
-    if seq_gap_timeout_s is not None:
-        limits = ServerLimits(seq_gap_timeout_s=seq_gap_timeout_s)
+    given = {name: value for name, value in limits.items() if value is not None}
     config = ServerConfig(
         host=host,
         port=port,
@@ -88,7 +99,7 @@ def serve(
         database_url=database_url,
         api_key=api_key or environment.api_key(),
         device=device,
-        limits=limits,
+        limits=ServerLimits.model_validate(given),
     )
     _announce_at_info()
     return serve_here(config)

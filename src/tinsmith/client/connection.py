@@ -203,6 +203,13 @@ class Connection:
         """GET something that needs no session; the validated answer."""
         return parse(answer, (await self.ask(Request(path, method="GET"))).json(), path)
 
+    async def offers(self, name: str) -> bool:
+        """Whether the service announces an extension; one without capabilities announces none."""
+        try:
+            return name in (await self._capabilities.get()).extensions
+        except (NotFoundError, APIResponseValidationError):
+            return False
+
     async def require_extension(self, name: str, *, hint: str) -> None:
         """Check that the service offers something beyond the protocol; asks it once.
 

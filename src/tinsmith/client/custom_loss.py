@@ -113,11 +113,20 @@ def surrogate_of(
             field="loss_fn",
             hint="compute it from the tensors that it is given, without detach() or item()",
         )
-    weighted = [
-        _weighted(datum, tensor, index)
-        for index, (datum, tensor) in enumerate(zip(data, logprobs, strict=True))
-    ]
+    weighted = surrogate_data(data, [tensor.grad for tensor in logprobs])
     return SurrogateLoss(weighted, float(loss.detach().sum()), metrics)
+
+
+def surrogate_data(data: Sequence[Datum], gradients: Sequence[torch.Tensor | None]) -> list[Datum]:
+    """Cross-entropy datums with this gradient by the logprobs; None is zero.
+
+    Raises:
+        DataError: a gradient is not finite.
+    """
+    return [
+        _weighted(datum, gradient, index)
+        for index, (datum, gradient) in enumerate(zip(data, gradients, strict=True))
+    ]
 
 
 def _checked(returned: object, torch: ModuleType) -> tuple[torch.Tensor, dict[str, float]]:
@@ -145,12 +154,12 @@ def _checked(returned: object, torch: ModuleType) -> tuple[torch.Tensor, dict[st
     return cast("torch.Tensor", loss), values
 
 
-def _weighted(datum: Datum, logprobs: torch.Tensor, index: int) -> Datum:
+def _weighted(datum: Datum, by_logprobs: torch.Tensor | None, index: int) -> Datum:
     targets = _targets(datum, index)
-    if logprobs.grad is None:  # the loss leaves this datum out
+    if by_logprobs is None:  # the loss leaves this datum out
         weights = _zeros(targets)
     else:
-        gradient = logprobs.grad.to(device="cpu").numpy()
+        gradient = by_logprobs.to(device="cpu").numpy()
         if not np.isfinite(gradient).all():
             raise DataError(
                 f"loss_fn: data[{index}]: its gradient is not finite",

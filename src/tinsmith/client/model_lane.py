@@ -12,21 +12,36 @@ import contextvars
 import dataclasses
 import itertools
 from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping, Sequence
-from typing import TypeVar, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import pydantic
 import zstandard
 
 from tinsmith.client.chunking import chunk_datums
 from tinsmith.client.connection import Connection, json_request
-from tinsmith.client.custom_loss import CustomLossFn, SurrogateLoss, forward_data, surrogate_of
-from tinsmith.client.errors import APIStatusError
+from tinsmith.client.custom_loss import (
+    CustomLossFn,
+    SurrogateLoss,
+    forward_data,
+    surrogate_data,
+    surrogate_of,
+)
+from tinsmith.client.errors import APIStatusError, RequestFailedError
 from tinsmith.client.futures import APIFuture
 from tinsmith.client.gathering import gather
 from tinsmith.client.loop import run_in_daemon_thread
 from tinsmith.client.metrics import combine_outputs
 from tinsmith.client.polling import ResultKind
 from tinsmith.client.queue_state import TRAINING_GRACE_S, PauseLogger
+from tinsmith.client.retained import (
+    EXTENSION,
+    FORWARD_PATH,
+    MAX_GRAPHS_A_NORM,
+    CustomCall,
+    backward_path,
+    graphs_kept,
+    norm_path,
+)
 from tinsmith.client.transport import PROTOBUF, Request
 from tinsmith.client.turns import TakeSeqIds, TurnOrder, undisturbed
 from tinsmith.core.errors import DataError, TinsmithError, UserError
@@ -46,6 +61,9 @@ from tinsmith.types.codec import (
     encode_forward_backward_request,
     with_seq_id,
 )
+
+if TYPE_CHECKING:
+    import torch
 
 M = TypeVar("M", bound=pydantic.BaseModel)
 R = TypeVar("R")
@@ -74,6 +92,21 @@ class _Pass:
     starts: list[int]
     """Index of each chunk's first datum in the call."""
     kind: ResultKind
+    paths: list[str]
+    """Where each chunk goes."""
+
+    def through(self, *paths: str) -> _Pass:
+        """The same to other endpoints, one for all chunks or one each."""
+        return dataclasses.replace(self, paths=[*paths] * (len(self.bodies) // len(paths)))
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Sent:
+    """A pass that was submitted."""
+
+    encoded: _Pass
+    seq_ids: Sequence[int]
+    request_ids: list[str]
 
 
 class ModelLane:
@@ -138,9 +171,7 @@ class ModelLane:
         self._refuse_inside_loss(label)
         encoded = self._encoded(data, loss_fn, loss_fn_config, forward_only=forward_only)
         future = self._order.submit(
-            lambda take: self._submit(encoded, take),
-            lambda request_ids: self._fetch(encoded, request_ids),
-            label=label,
+            lambda take: self._send(encoded, take), self._fetch, label=label
         )
         return self._connection.watched(future)
 
@@ -152,21 +183,16 @@ class ModelLane:
         The turn lasts until the backward pass is submitted. If the loss fails or the future is
         cancelled before, there is no backward pass and the next call goes on.
         """
-        return self._two_passes(data, loss_fn, lambda: None, lambda output: output)
+        return self._run_between(data, CustomCall(loss_fn, lambda output, _: output))
 
     def run_composed(
         self, data: Sequence[Datum], loss: ComposedLoss
     ) -> APIFuture[CustomLossOutput]:
         """The same with a loss and regularizers, which are told when their gradient was sent."""
-        return self._two_passes(data, loss, loss.commit, loss.finished)
+        call = CustomCall(loss, loss.finished, loss.commit, loss.parameter_gradients)
+        return self._run_between(data, call)
 
-    def _two_passes(
-        self,
-        data: Sequence[Datum],
-        loss_fn: CustomLossFn,
-        was_sent: Callable[[], None],
-        finished: Callable[[ForwardBackwardOutput], R],
-    ) -> APIFuture[R]:
+    def _run_between(self, data: Sequence[Datum], call: CustomCall[R]) -> APIFuture[R]:
         label = "forward_backward_custom"
         self._refuse_inside_loss(label)
         data = _checked_datums(data)
@@ -174,23 +200,64 @@ class ModelLane:
         context = contextvars.copy_context()
         context.run(_lane_of_loss.set, self)
 
-        async def post(take: TakeSeqIds) -> tuple[SurrogateLoss, _Pass, list[str]]:
-            request_ids = await undisturbed(self._submit(forward, take))
-            output = await self._fetch(forward, request_ids)
-            surrogate = await run_in_daemon_thread(
-                lambda: context.run(surrogate_of, data, output.loss_fn_outputs, loss_fn)
+        async def post(take: TakeSeqIds) -> tuple[SurrogateLoss, _Sent, dict[str, _Sent]]:
+            is_offered = await self._connection.offers(EXTENSION)
+            sent = await undisturbed(
+                self._send(forward.through(FORWARD_PATH) if is_offered else forward, take)
             )
-            backward = self._encoded(surrogate.data, "cross_entropy", None, forward_only=False)
-            request_ids = await undisturbed(self._submit(backward, take))
-            was_sent()
-            return surrogate, backward, request_ids
+            output = await self._fetch(sent)
+            graphs = sent.seq_ids if is_offered and graphs_kept(output) else None
+            surrogate = await run_in_daemon_thread(
+                lambda: context.run(surrogate_of, data, output.loss_fn_outputs, call.loss_fn)
+            )
+            backward = self._encoded(
+                surrogate.data, "cross_entropy", None, forward_only=False, like=forward
+            )
+            norms: dict[str, _Sent] = {}
+            if graphs is not None:
+                backward = backward.through(*map(backward_path, graphs))
+                norms = await self._send_norms(data, call.gradients(), graphs, take)
+            sent = await undisturbed(self._send(backward, take))
+            call.was_sent()
+            return surrogate, sent, norms
 
-        async def collect(posted: tuple[SurrogateLoss, _Pass, list[str]]) -> R:
-            surrogate, backward, request_ids = posted
-            return finished(surrogate.described(await self._fetch(backward, request_ids)))
+        async def collect(posted: tuple[SurrogateLoss, _Sent, dict[str, _Sent]]) -> R:
+            surrogate, sent, norms = posted
+            found = {name: await self._fetch_norm(norm) for name, norm in norms.items()}
+            output = surrogate.described(_without_graphs(await self._fetch(sent)))
+            return call.finished(output, found)
 
         future = self._order.submit(post, collect, label=label, may_be_abandoned=True)
         return self._connection.watched(future)
+
+    async def _send_norms(
+        self,
+        data: Sequence[Datum],
+        gradients: Mapping[str, Sequence[torch.Tensor]],
+        graphs: Sequence[int],
+        take: TakeSeqIds,
+    ) -> dict[str, _Sent]:
+        """Ask for the norms of gradients by the parameters, each through all graphs at once."""
+        if len(graphs) > MAX_GRAPHS_A_NORM:
+            return {}
+        sent: dict[str, _Sent] = {}
+        for name, gradient in gradients.items():
+            weighted = surrogate_data(data, gradient)
+            encoded = self._encoded(
+                weighted, "cross_entropy", None, forward_only=False, is_whole=True
+            )
+            asked = encoded.through(norm_path(graphs))
+            sent[name] = await undisturbed(self._send(asked, take))
+        return sent
+
+    async def _fetch_norm(self, sent: _Sent) -> float | None:
+        """A norm; None if a graph was let go of meanwhile."""
+        try:
+            return (await self._fetch(sent)).metrics.get("grad_norm:unique")
+        except RequestFailedError as error:
+            if error.field != "graph":
+                raise
+            return None
 
     def _refuse_inside_loss(self, label: str) -> None:
         """Calls wait for the loss that is being computed, so the loss must not wait for them."""
@@ -208,9 +275,19 @@ class ModelLane:
         loss_fn_config: Mapping[str, float | str] | None,
         *,
         forward_only: bool,
+        like: _Pass | None = None,
+        is_whole: bool = False,
     ) -> _Pass:
+        """Encode a pass; `like` another one it is cut as that is, `is_whole` not at all."""
         _check_loss(loss_fn, loss_fn_config)
-        chunks = chunk_datums(_checked_datums(data), self._connection.config.chunk_limits)
+        data = _checked_datums(data)
+        if like is not None:
+            ends = [*like.starts[1:], len(data)]
+            chunks = [data[i:j] for i, j in zip(like.starts, ends, strict=True)]
+        elif is_whole:
+            chunks = [data]
+        else:
+            chunks = chunk_datums(data, self._connection.config.chunk_limits)
         starts = [0, *itertools.accumulate(map(len, chunks[:-1]))]
         bodies: list[bytes] = []
         for chunk, start in zip(chunks, starts, strict=True):
@@ -225,14 +302,16 @@ class ModelLane:
                         forward_only=forward_only,
                     )
                 )
-        return _Pass(bodies, starts, _FORWARD if forward_only else _FORWARD_BACKWARD)
+        kind = _FORWARD if forward_only else _FORWARD_BACKWARD
+        return _Pass(bodies, starts, kind, ["forward_backward"] * len(bodies))
 
-    async def _submit(self, encoded: _Pass, take: TakeSeqIds) -> list[str]:
+    async def _send(self, encoded: _Pass, take: TakeSeqIds) -> _Sent:
         """Send the chunks of one pass; the service puts them in order by their numbers."""
         is_compressed = self._connection.config.proto_compress_fwdbwd
+        seq_ids = take(len(encoded.bodies))
         requests = [
-            _pass_request(with_seq_id(body, seq_id), is_compressed=is_compressed)
-            for body, seq_id in zip(encoded.bodies, take(len(encoded.bodies)), strict=True)
+            _pass_request(path, with_seq_id(body, seq_id), is_compressed=is_compressed)
+            for path, body, seq_id in zip(encoded.paths, encoded.bodies, seq_ids, strict=True)
         ]
 
         async def submit(request: Request, start: int) -> str:
@@ -256,19 +335,19 @@ class ModelLane:
         for answer in answers:
             if isinstance(answer, BaseException):
                 raise answer
-        return [answer for answer in answers if isinstance(answer, str)]
+        return _Sent(encoded, seq_ids, [answer for answer in answers if isinstance(answer, str)])
 
-    async def _fetch(self, encoded: _Pass, request_ids: list[str]) -> ForwardBackwardOutput:
+    async def _fetch(self, sent: _Sent) -> ForwardBackwardOutput:
         """The results of the chunks as one."""
 
         async def fetch(request_id: str, start: int) -> ForwardBackwardOutput:
             with _counting_from(start):
                 content = await self._connection.result_bytes(
-                    request_id, encoded.kind, self._observe
+                    request_id, sent.encoded.kind, self._observe
                 )
             return decode_forward_backward_output(content)
 
-        return combine_outputs(await gather(map(fetch, request_ids, encoded.starts)))
+        return combine_outputs(await gather(map(fetch, sent.request_ids, sent.encoded.starts)))
 
 
 def _checked_datums(data: object) -> list[Datum]:
@@ -306,12 +385,19 @@ def _check_loss(loss_fn: object, config: object) -> None:
         )
 
 
-def _pass_request(body: bytes, *, is_compressed: bool) -> Request:
+def _without_graphs(output: ForwardBackwardOutput) -> ForwardBackwardOutput:
+    """Without what only this module asked for."""
+    metrics = {k: v for k, v in output.metrics.items() if not k.startswith("grad_norm:unique")}
+    metrics.pop("graph_reused:sum", None)
+    return output.model_copy(update={"metrics": metrics})
+
+
+def _pass_request(path: str, body: bytes, *, is_compressed: bool) -> Request:
     if not is_compressed:
-        return Request("forward_backward", body, content_type=PROTOBUF)
+        return Request(path, body, content_type=PROTOBUF)
     headers = {"Content-Encoding": "zstd"}
     content = zstandard.ZstdCompressor().compress(body)
-    return Request("forward_backward", content, content_type=PROTOBUF, headers=headers)
+    return Request(path, content, content_type=PROTOBUF, headers=headers)
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ forward_backward and optim_step of several steps may be under way at once. Main 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, overload
+from typing import Any, Literal, overload
 
 from tinsmith.client.connection import Connection
 from tinsmith.client.custom_loss import CustomLossFn, require_torch
@@ -122,7 +122,7 @@ class TrainingClient:
         *,
         loss_type_input: str | None = None,
         regularizers: Sequence[Regularizer] | None,
-        track_grad_norms: bool = False,
+        track_grad_norms: bool | Literal["parameters"] = False,
         options: CustomLossOptions | None = None,
     ) -> APIFuture[CustomLossOutput]: ...
 
@@ -133,13 +133,14 @@ class TrainingClient:
         *,
         loss_type_input: str | None = None,
         regularizers: Sequence[Regularizer] | None = None,
-        track_grad_norms: bool = False,
+        track_grad_norms: bool | Literal["parameters"] = False,
         options: CustomLossOptions | None = None,
     ) -> APIFuture[ForwardBackwardOutput] | APIFuture[CustomLossOutput]:
         """Add the gradients of a loss of your own, computed from the logprobs.
 
-        A function (needs torch) costs a forward pass more than `forward_backward`; the handle of
-        `ServiceClient.create_custom_loss` does not, where the service runs uploaded losses.
+        A function (needs torch) costs a forward pass more than `forward_backward`, except where the
+        service keeps the graph of the first one; the handle of `ServiceClient.create_custom_loss`
+        does not, where the service runs uploaded losses.
 
         A function is called once, in a thread of its own, with the whole batch, so the loss may
         compare datums. Calls that follow wait for it; if it raises, or the future is cancelled
@@ -153,7 +154,8 @@ class TrainingClient:
             regularizers: terms to add, `weight * value` each; see `tinsmith.regularizers`. With
                 them `loss_fn` may be left out.
             track_grad_norms: find the norm of the gradient of the loss, of each term and of their
-                sum by the logprobs; costs a backward pass for each.
+                sum: True by the logprobs, computed here; "parameters" by the adapter's parameters,
+                which costs the service a backward pass each and is None where it cannot.
             options: how terms are run and reduced, and who is told.
 
         Returns:
@@ -181,7 +183,9 @@ class TrainingClient:
                 f"loss_type_input={loss_type_input!r}: must be 'logprobs', or left out",
                 field="loss_type_input",
             )
-        is_composed = regularizers is not None or track_grad_norms or options is not None
+        is_composed = (
+            regularizers is not None or track_grad_norms is not False or options is not None
+        )
         if loss_fn is not None and not is_composed:
             if isinstance(loss_fn, LossHandle):
                 return self._run_handle(data, loss_fn)

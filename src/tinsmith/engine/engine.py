@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -19,16 +19,22 @@ from tinsmith.core.errors import ServerError, TinsmithError, UserError
 from tinsmith.engine import checkpoints
 from tinsmith.engine.adapters import Adapter, AdapterSnapshot
 from tinsmith.engine.base_model import load_base_model
-from tinsmith.engine.datums import check_job
-from tinsmith.engine.jobs import BaseModelInfo, EngineLimits, ForwardBackwardJob, OptimStepJob
+from tinsmith.engine.datums import CheckedJob, check_job
+from tinsmith.engine.jobs import (
+    BaseModelInfo,
+    EngineLimits,
+    ForwardBackwardJob,
+    OptimStepJob,
+    RetainGraph,
+    UseGraph,
+)
 from tinsmith.engine.passes import JobRun, run_pass
-from tinsmith.engine.retained import RetainedForward, RetainedForwards
+from tinsmith.engine.retained import RetainedGraphs
 from tinsmith.types import (
     ForwardBackwardOutput,
     LoraConfig,
     OptimizerConfig,
     OptimStepResponse,
-    TensorData,
 )
 
 if TYPE_CHECKING:
@@ -37,6 +43,8 @@ if TYPE_CHECKING:
 __all__ = ["Engine"]
 
 logger = logging.getLogger(__name__)
+
+_Retained = Callable[[ForwardBackwardJob, Adapter, CheckedJob], ForwardBackwardOutput]
 
 
 class Engine:
@@ -64,10 +72,8 @@ class Engine:
         self._num_holds: Counter[str] = Counter()
         """By snapshot id, how often it was handed out and not released."""
         self._sampler: Sampler | None = None
-        self.retained = RetainedForwards(
-            self.limits.max_retained_tokens, self.limits.retained_ttl_s
-        )
-        """Forward passes whose graphs wait for their gradients."""
+        self.retained = RetainedGraphs(self.base, self.limits)
+        """Forward graphs that wait for their backward."""
 
     @property
     def info(self) -> BaseModelInfo:
@@ -119,7 +125,7 @@ class Engine:
         """Forget an adapter and free its memory; its snapshots stay."""
         self.adapter(adapter_id)
         del self._adapters[adapter_id]
-        self.retained.drop_adapter(adapter_id)
+        self.retained.drop(adapter_id, "the model was unloaded")
 
     def has_adapter(self, adapter_id: str) -> bool:
         """Whether the adapter is loaded."""
@@ -162,6 +168,12 @@ class Engine:
             try:
                 adapter = self.adapter(job.adapter_id)
                 checked = check_job(job, self.info)
+                if isinstance(job.graph, RetainGraph):
+                    results[index] = self._guarded(self.retained.forward, job, adapter, checked)
+                    continue
+                if isinstance(job.graph, UseGraph) and self.retained.has(job):
+                    results[index] = self._guarded(self.retained.backward, job, adapter, checked)
+                    continue
                 runs[index] = JobRun(checked, adapter.make_pass(backward=not job.forward_only))
             except TinsmithError as error:
                 results[index] = error
@@ -174,8 +186,19 @@ class Engine:
             problem = run.problem()
             if problem is None and run.adapter.grad is not None:
                 self.adapter(jobs[index].adapter_id).accumulate(run.adapter.grad)
-            results[index] = problem or _output(run)
+            results[index] = problem or run.output()
         return [result for result in results if result is not None]
+
+    def _guarded(
+        self, work: _Retained, job: ForwardBackwardJob, adapter: Adapter, checked: CheckedJob
+    ) -> ForwardBackwardOutput | TinsmithError:
+        try:
+            return work(job, adapter, checked)
+        except TinsmithError:
+            raise
+        except Exception as error:
+            logger.warning("a pass of one job died", exc_info=error)
+            return _dead_pass(error)
 
     def _run(self, runs: Sequence[JobRun]) -> bool:
         """Run one pass; returns whether it lived. If not, it is noted as each run's failure."""
@@ -188,71 +211,15 @@ class Engine:
             return False
         return True
 
-    def forward_retained(self, job: ForwardBackwardJob, graph_id: str) -> ForwardBackwardOutput:
-        """Logprobs and loss of a job, whose graph is kept under `graph_id` for its gradient.
-
-        Raises:
-            TinsmithError: as `forward_backward` returns it; nothing is kept.
-        """
-        run = JobRun(
-            check_job(job, self.info), self.adapter(job.adapter_id).make_pass(backward=True)
-        )
-        try:
-            forward = RetainedForward(self.base, run, self.limits)
-        except Exception as error:
-            raise _dead_pass(error) from error
-        _raise_problem(run)
-        self.retained.keep(graph_id, job.adapter_id, forward)
-        return _output(run)
-
-    def gradient_norms(self, graph_id: str, jobs: Sequence[ForwardBackwardJob]) -> list[float]:
-        """Norm by the adapter's parameters of each job's gradient, through one kept graph.
-
-        Args:
-            graph_id: Of `forward_retained`.
-            jobs: On its inputs and targets: a cross-entropy whose weights are minus a gradient by
-                the logprobs. Nothing is accumulated.
-
-        Raises:
-            TinsmithError: the graph is gone, or a job does not fit it.
-        """
-        norms: list[float] = []
-        for job in jobs:
-            _, gradient = self._pull_back(graph_id, job, is_last=False)
-            norms.append(float(torch.linalg.vector_norm(gradient.double())))
-        return norms
-
-    def backward_retained(self, graph_id: str, job: ForwardBackwardJob) -> ForwardBackwardOutput:
-        """Accumulate the gradient of a job through a kept graph, and let go of the graph.
-
-        See `gradient_norms` for the arguments and what is raised.
-        """
-        run, gradient = self._pull_back(graph_id, job, is_last=True)
-        self.adapter(job.adapter_id).accumulate(gradient)
-        return _output(run)
-
-    def _pull_back(
-        self, graph_id: str, job: ForwardBackwardJob, *, is_last: bool
-    ) -> tuple[JobRun, torch.Tensor]:
-        forward = self.retained.get(graph_id, job.adapter_id)
-        run = forward.run_of(check_job(job, self.info))
-        if is_last:
-            self.retained.drop(graph_id)
-        try:
-            gradient = forward.pull_back(run, is_last=is_last)
-        except Exception as error:
-            self.retained.drop(graph_id)
-            raise _dead_pass(error) from error
-        _raise_problem(run)
-        return run, gradient
-
     def optim_step(self, jobs: Sequence[OptimStepJob]) -> list[OptimStepResponse | TinsmithError]:
         """One optimizer step for each job, on its own adapter and with its own settings."""
         results: list[OptimStepResponse | TinsmithError] = []
         for job in jobs:
-            self.retained.drop_adapter(job.adapter_id)
             try:
-                metrics = self.adapter(job.adapter_id).optim_step(job.params)
+                adapter = self.adapter(job.adapter_id)
+                # Before the step: the graphs hold views of the weights that it writes to.
+                self.retained.drop(job.adapter_id, "optim_step changed the weights")
+                metrics = adapter.optim_step(job.params)
                 results.append(OptimStepResponse(metrics=metrics))
             except TinsmithError as error:
                 results.append(error)
@@ -295,7 +262,7 @@ class Engine:
             optimizer_config=optimizer_config,
         )
         self._adapters[adapter_id] = adapter
-        self.retained.drop_adapter(adapter_id)
+        self.retained.drop(adapter_id, "load_weights replaced the weights")
         return adapter.lora_config
 
     def save_sampler_weights(self, adapter_id: str, directory: Path) -> str:
@@ -335,34 +302,6 @@ class Engine:
     def _keep(self, snapshot: AdapterSnapshot) -> str:
         self._num_holds[snapshot.id] += 1
         return self._snapshots.setdefault(snapshot.id, snapshot).id
-
-
-def _output(run: JobRun) -> ForwardBackwardOutput:
-    data = run.checked.data
-    metrics: dict[str, float] = {}
-    for key, value in run.sums.items():
-        # A custom loss names its metrics with their reduction; all others are sums.
-        name, _, reduction = key.partition(":")
-        metrics[f"{name}:{reduction or 'sum'}"] = (
-            value / len(data) if reduction == "mean" else value
-        )
-    metrics["tokens:sum"] = float(sum(len(datum.tokens) for datum in data))
-    counts = [datum.num_loss_tokens for datum in data if datum.num_loss_tokens is not None]
-    if counts:
-        metrics["loss_tokens:sum"] = float(sum(counts))
-    outputs: list[dict[str, TensorData]] = []
-    for logprobs in run.logprobs:
-        assert logprobs is not None, "every datum was in some micro-batch"
-        outputs.append({"logprobs": TensorData.from_numpy(logprobs.float().numpy())})
-    return ForwardBackwardOutput(
-        loss_fn_output_type="ArrayRecord", loss_fn_outputs=outputs, metrics=metrics
-    )
-
-
-def _raise_problem(run: JobRun) -> None:
-    problem = run.problem()
-    if problem is not None:
-        raise problem
 
 
 def _dead_pass(error: Exception) -> TinsmithError:

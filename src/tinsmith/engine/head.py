@@ -33,7 +33,7 @@ from tinsmith.engine.lora import (
     low_rank_backward,
 )
 
-__all__ = ["HeadRun", "KeptChunks", "WholeDatum", "run_head"]
+__all__ = ["HeadChunk", "HeadRun", "TargetGradient", "WholeDatum", "head_backward", "run_head"]
 
 
 @dataclass(frozen=True)
@@ -69,9 +69,13 @@ class HeadRun:
     """Summed loss and diagnostics, float64 scalars: filled in."""
     failure: TinsmithError | None = None
     """Why the loss could not be evaluated: filled in; the run then has no gradient."""
+    top_tokens: Tensor | None = None
+    """[stop - start, k] to be filled in with the likeliest tokens, likeliest first."""
+    top_logprobs: Tensor | None = None
+    """[stop - start, k] to be filled in; without `top_tokens` k is V, and all are told by id."""
 
 
-class _Chunk(NamedTuple):
+class HeadChunk(NamedTuple):
     """What the backward half needs of one chunk."""
 
     hidden: Tensor
@@ -83,39 +87,12 @@ class _Chunk(NamedTuple):
     """Of each span: hidden A^T."""
 
 
-class KeptChunks:
-    """Chunks of a pass without gradients, for the backward half of a later one.
-
-    Args:
-        max_elements: logits held at most; chunks beyond are computed again.
-    """
-
-    def __init__(self, max_elements: int) -> None:
-        self._room = max_elements
-        self._chunks: dict[int, _Chunk] = {}
-
-    def offer(self, start: int, chunk: _Chunk) -> None:
-        """Keep the chunk of the positions from `start` on, if there is room."""
-        if chunk.logprobs.numel() <= self._room:
-            self._room -= chunk.logprobs.numel()
-            self._chunks[start] = chunk
-
-    def take(self, start: int) -> _Chunk | None:
-        """The chunk, if it was kept; the caller may overwrite it."""
-        return self._chunks.pop(start, None)
-
-    @property
-    def room(self) -> int:
-        """Logits that still fit."""
-        return self._room
-
-
-class _TargetGradient(NamedTuple):
+class TargetGradient(NamedTuple):
     """dL/dlogprob of the targets of n neighbouring rows, from `row` on."""
 
     row: int
     targets: Tensor
-    """[n, K]."""
+    """[n, K]; a target may stand in a row several times."""
     values: Tensor
     """[n, K]."""
 
@@ -128,7 +105,7 @@ def run_head(
     *,
     max_elements: int,
     backward: bool,
-    chunks: KeptChunks | None = None,
+    kept: list[HeadChunk] | None = None,
 ) -> Tensor | None:
     """Evaluate every run's loss; with `backward`, also its gradients.
 
@@ -139,7 +116,7 @@ def run_head(
         spans: adapters of the output embedding by position; their leaves' `.grad` is added to.
         max_elements: logits held at a time.
         backward: whether gradients are wanted.
-        chunks: filled without `backward`, used up with it.
+        kept: where to leave the chunks for `head_backward`; not with `backward`, which uses them.
 
     Returns:
         dL/dhidden [N, H], or None without `backward`.
@@ -149,12 +126,8 @@ def run_head(
     with torch.no_grad():
         for start in range(0, hidden.shape[0], size):
             stop = min(start + size, hidden.shape[0])
-            chunk = chunks.take(start) if backward and chunks is not None else None
-            if chunk is None:
-                chunk = _forward_chunk(head, hidden[start:stop], _clip_spans(spans, start, stop))
-            if chunks is not None and not backward:
-                chunks.offer(start, chunk)
-            gradients: list[_TargetGradient] = []
+            chunk = _forward_chunk(head, hidden[start:stop], _clip_spans(spans, start, stop))
+            gradients: list[TargetGradient] = []
             for run in runs:
                 low, high = max(run.start, start), min(run.stop, stop)
                 if low < high:
@@ -163,6 +136,8 @@ def run_head(
                     gradients.append(gradient._replace(row=low - start))
             if grad_hidden is not None:
                 _backward_chunk(head, chunk, gradients, grad_hidden[start:stop])
+            elif kept is not None:
+                kept.append(chunk)
         wholes = [run for run in runs if not run.spec.separable]
         late = [_evaluate_wholes(run, backward=backward) for run in wholes]
         if grad_hidden is not None and late:
@@ -170,31 +145,82 @@ def run_head(
     return grad_hidden
 
 
-def _forward_chunk(head: LoraLinear, hidden: Tensor, spans: list[RowSpan]) -> _Chunk:
+def head_backward(
+    head: LoraLinear,
+    hidden: Tensor,
+    gradients: Sequence[TargetGradient],
+    spans: Sequence[RowSpan],
+    *,
+    max_elements: int,
+    chunks: Sequence[HeadChunk] = (),
+) -> Tensor:
+    """The backward half alone, for gradients that came from elsewhere.
+
+    Args:
+        head: the output embedding.
+        hidden: [N, H], detached.
+        gradients: cover [0, N) in order.
+        spans: adapters of the output embedding by position; their leaves' `.grad` is added to.
+        max_elements: logits held at a time.
+        chunks: that `run_head` kept, which are left as they are; without them the logits of
+            positions with a gradient are computed once more.
+
+    Returns:
+        dL/dhidden [N, H].
+    """
+    grad_hidden = torch.zeros_like(hidden)
+    size = max(1, max_elements // head.out_features)
+    start = 0
+    with torch.no_grad():
+        for chunk in chunks:
+            stop = start + chunk.hidden.shape[0]
+            own = chunk._replace(logprobs=chunk.logprobs.clone())
+            parts = _clip_gradients(gradients, start, stop)
+            _backward_chunk(head, own, parts, grad_hidden[start:stop])
+            start = stop
+        if chunks:
+            return grad_hidden
+        _backward_again(head, hidden, gradients, spans, grad_hidden, size)
+    return grad_hidden
+
+
+def _forward_chunk(head: LoraLinear, hidden: Tensor, spans: list[RowSpan]) -> HeadChunk:
     logits = functional.linear(hidden, head.weight, head.bias)
     projected = add_low_rank_(logits, hidden, spans)
     if logits.dtype.itemsize < 4:
         logits = logits.float()
-    return _Chunk(hidden, torch.log_softmax(logits, dim=-1), spans, projected)
+    return HeadChunk(hidden, torch.log_softmax(logits, dim=-1), spans, projected)
 
 
-def _evaluate(run: HeadRun, part: slice, logprobs_MV: Tensor) -> _TargetGradient:
+def _evaluate(run: HeadRun, part: slice, logprobs_MV: Tensor) -> TargetGradient:
     """Fill in one part of a run and return dL/dlogprob of its targets."""
     targets = run.targets[part]
     logprobs = logprobs_MV.gather(-1, targets)
     run.logprobs[part] = logprobs
+    _tell_top(run, part, logprobs_MV)
     if not run.spec.separable:
-        return _TargetGradient(0, targets, torch.zeros_like(logprobs))
+        return TargetGradient(0, targets, torch.zeros_like(logprobs))
     inputs = {key: values[part] for key, values in run.inputs.items()}
     with torch.enable_grad():
         leaf = logprobs.requires_grad_()
         loss, diagnostics = run.spec.fn(leaf, inputs, run.config)
         (gradient,) = torch.autograd.grad(loss.sum(), leaf)
     _add_sums(run, {"loss": loss.detach(), **diagnostics})
-    return _TargetGradient(0, targets, gradient)
+    return TargetGradient(0, targets, gradient)
 
 
-def _evaluate_wholes(run: HeadRun, *, backward: bool) -> _TargetGradient:
+def _tell_top(run: HeadRun, part: slice, logprobs_MV: Tensor) -> None:
+    if run.top_logprobs is None:
+        return
+    if run.top_tokens is None:
+        run.top_logprobs[part] = logprobs_MV
+    else:
+        values, tokens = logprobs_MV.topk(run.top_tokens.shape[1], dim=-1)
+        run.top_logprobs[part] = values
+        run.top_tokens[part] = tokens
+
+
+def _evaluate_wholes(run: HeadRun, *, backward: bool) -> TargetGradient:
     """Evaluate a run's loss datum by datum, its logprobs being complete."""
     gradients = torch.zeros_like(run.logprobs)
     try:
@@ -211,7 +237,7 @@ def _evaluate_wholes(run: HeadRun, *, backward: bool) -> _TargetGradient:
         # One job's loss may fail on its data; the jobs that share the pass go on.
         run.failure = error
         gradients.zero_()
-    return _TargetGradient(run.start, run.targets, gradients)
+    return TargetGradient(run.start, run.targets, gradients)
 
 
 def _add_sums(run: HeadRun, terms: Mapping[str, Tensor]) -> None:
@@ -223,19 +249,19 @@ def _add_sums(run: HeadRun, terms: Mapping[str, Tensor]) -> None:
 def _backward_again(
     head: LoraLinear,
     hidden: Tensor,
-    gradients: Sequence[_TargetGradient],
+    gradients: Sequence[TargetGradient],
     spans: Sequence[RowSpan],
     grad_hidden: Tensor,
     size: int,
 ) -> None:
     """Backward half of positions whose gradient came late: their logits are computed once more."""
     wanted = torch.zeros(hidden.shape[0], dtype=torch.bool, device=hidden.device)
-    kept: list[_TargetGradient] = []
+    kept: list[TargetGradient] = []
     row = 0
     for gradient in gradients:
         touched = (gradient.values != 0).any(-1)
         wanted[gradient.row : gradient.row + len(touched)] = touched
-        kept.append(_TargetGradient(row, gradient.targets[touched], gradient.values[touched]))
+        kept.append(TargetGradient(row, gradient.targets[touched], gradient.values[touched]))
         row += kept[-1].targets.shape[0]
     positions = wanted.nonzero().squeeze(-1)
     spans = _gather_spans(spans, wanted)
@@ -249,7 +275,7 @@ def _backward_again(
 
 
 def _backward_chunk(
-    head: LoraLinear, chunk: _Chunk, gradients: Sequence[_TargetGradient], grad_hidden: Tensor
+    head: LoraLinear, chunk: HeadChunk, gradients: Sequence[TargetGradient], grad_hidden: Tensor
 ) -> None:
     """Write dL/dhidden of the chunk's rows into `grad_hidden`; add to the leaves' gradients."""
     totals = torch.cat([gradient.values.sum(-1) for gradient in gradients])
@@ -281,7 +307,7 @@ def _backward_chunk(
 
 
 def _scatter_targets(
-    grad_logits: Tensor, gradients: Sequence[_TargetGradient], touched: Tensor
+    grad_logits: Tensor, gradients: Sequence[TargetGradient], touched: Tensor
 ) -> None:
     """Add dL/dlogprob of the targets to the rows that were kept."""
     row = 0
@@ -308,13 +334,13 @@ def _gather_spans(spans: Sequence[RowSpan], wanted: Tensor) -> list[RowSpan]:
 
 
 def _clip_gradients(
-    gradients: Sequence[_TargetGradient], start: int, stop: int
-) -> list[_TargetGradient]:
+    gradients: Sequence[TargetGradient], start: int, stop: int
+) -> list[TargetGradient]:
     """The gradients' overlap with rows [start, stop), relative to start."""
-    clipped: list[_TargetGradient] = []
+    clipped: list[TargetGradient] = []
     for row, targets, values in gradients:
         low, high = max(row, start), min(row + targets.shape[0], stop)
         if low < high:
             part = slice(low - row, high - row)
-            clipped.append(_TargetGradient(low - start, targets[part], values[part]))
+            clipped.append(TargetGradient(low - start, targets[part], values[part]))
     return clipped

@@ -1,15 +1,16 @@
 """Work items that cross into the engine, and what the engine says about itself.
 
 Data only, without torch, so that the service can build jobs and pickle them to the engine's
-process. Training: `ForwardBackwardJob`, `OptimStepJob`. Sampling: `SampleJob`, `SampledToken`,
-`SampleResult`. `EngineLimits` bounds memory and batch shapes; `BaseModelInfo` describes the loaded
-base model.
+process. Training: `ForwardBackwardJob` (with `RetainGraph`, `UseGraph`), `OptimStepJob`. Sampling:
+`SampleJob`, `SampledToken`, `SampleResult`. `EngineLimits` bounds memory and batch shapes;
+`BaseModelInfo` describes the loaded base model.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from tinsmith.algorithms.loss_graph import LossGraph
 from tinsmith.core.errors import TinsmithError
@@ -27,10 +28,34 @@ __all__ = [
     "EngineLimits",
     "ForwardBackwardJob",
     "OptimStepJob",
+    "RetainGraph",
     "SampleJob",
     "SampleResult",
     "SampledToken",
+    "UseGraph",
 ]
+
+
+@dataclass(frozen=True)
+class RetainGraph:
+    """Keep the forward's graph, so that a backward needs no second forward."""
+
+    graph_id: int
+    """Unique among the adapter's."""
+    distribution: int | None = None
+    """Also answer so many likeliest tokens of every position; 0 all tokens by id; None nothing."""
+
+
+@dataclass(frozen=True)
+class UseGraph:
+    """Take the backward half of a `cross_entropy` through graphs that were kept."""
+
+    graph_ids: tuple[int, ...]
+    """Their datums, one graph's after another's, are those of the job."""
+    on_missing: Literal["fail", "recompute"] = "fail"
+    """What to do where a graph is not there any more: refuse, or run an ordinary pass."""
+    accumulate: bool = True
+    """Add the gradient and forget the graphs; else tell the gradient's norm, and keep them."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +69,8 @@ class ForwardBackwardJob:
     forward_only: bool = False
     custom_loss: LossGraph | None = None
     """What `loss_fn="custom"` runs; whoever builds the job looks it up by its `loss_id`."""
+    graph: RetainGraph | UseGraph | None = None
+    """`RetainGraph` goes with `forward_only`, `UseGraph` without."""
 
 
 @dataclass(frozen=True)
@@ -143,11 +170,11 @@ class EngineLimits:
     max_cache_bytes: int = 4 * 2**30
     """Keys and values of the sequences being decoded. A single sequence may always run."""
 
-    max_retained_tokens: int = 16384
-    """Positions whose graphs wait for their gradients; a single pass may hold more, alone."""
+    max_graph_bytes: int = 2 * 2**30
+    """Forward graphs kept for a backward, all adapters together; 0 keeps none."""
 
-    retained_ttl_s: float = 60.0
-    """Seconds that a graph waits."""
+    graph_ttl_s: float = 600.0
+    """How long a forward graph is kept, in seconds."""
 
     max_weight_copy_bytes: int = 2 * 2**30
     """Copies of weights in layouts that decoding reads fast, on the CPU; 0 makes none."""

@@ -3,7 +3,8 @@
 `run_pass` cuts the datums of all jobs into micro-batches, and each micro-batch's rows into one
 segment a job, so that jobs of different adapters, ranks and losses share every matrix product with
 the base model and nothing else: each job has its own leaves and its own gradient buffer. Jobs
-without gradients get micro-batches of their own, which build no graph.
+without gradients get micro-batches of their own, which build no graph. `Microbatch` is one forward
+through the layers below the head, for `tinsmith.engine.retained` too.
 
 Shapes: B rows and T positions of a micro-batch, N real positions, H hidden, K targets a position.
 """
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -22,19 +23,12 @@ from tinsmith.engine.adapters import AdapterPass
 from tinsmith.engine.base_model import BaseModel
 from tinsmith.engine.batching import plan_microbatches
 from tinsmith.engine.datums import CheckedDatum, CheckedJob
-from tinsmith.engine.head import HeadRun, KeptChunks, WholeDatum, run_head
+from tinsmith.engine.head import HeadChunk, HeadRun, WholeDatum, run_head
 from tinsmith.engine.jobs import EngineLimits
 from tinsmith.engine.lora import RowSpan, Segment
+from tinsmith.types import ForwardBackwardOutput, TensorData
 
-__all__ = [
-    "HiddenPass",
-    "JobRun",
-    "Row",
-    "finish_microbatch",
-    "rows_of",
-    "run_hidden",
-    "run_pass",
-]
+__all__ = ["JobRun", "Microbatch", "Row", "run_pass"]
 
 
 @dataclass
@@ -49,11 +43,24 @@ class JobRun:
     """Loss and diagnostics summed over tokens and datums: filled in."""
     failure: TinsmithError | None = None
     """Why the loss could not be evaluated on the data: filled in."""
+    distribution: int | None = None
+    """Likeliest tokens to tell of every position; 0 tells all of them by id, None nothing."""
+    top_tokens: list[Tensor | None] = field(default_factory=list)
+    """Of each datum [N, k], likeliest first; filled in where `distribution` is 1 or more."""
+    top_logprobs: list[Tensor | None] = field(default_factory=list)
+    """Of each datum [N, k], or [N, V]; filled in where there is a `distribution`."""
 
     @property
     def backward(self) -> bool:
         """Whether gradients are wanted."""
         return self.adapter.grad is not None
+
+    def prepare(self) -> None:
+        """Make room for the results."""
+        count = len(self.checked.data)
+        self.logprobs = [None] * count
+        self.top_tokens = [None] * count
+        self.top_logprobs = [None] * count
 
     def problem(self) -> TinsmithError | None:
         """Why the results must not be used: the loss failed, or something is not finite."""
@@ -83,6 +90,33 @@ class JobRun:
             )
         return None
 
+    def output(self) -> ForwardBackwardOutput:
+        """What the caller is told."""
+        data = self.checked.data
+        metrics: dict[str, float] = {}
+        for key, value in self.sums.items():
+            # A custom loss names its metrics with their reduction; all others are sums.
+            name, _, reduction = key.partition(":")
+            metrics[f"{name}:{reduction or 'sum'}"] = (
+                value / len(data) if reduction == "mean" else value
+            )
+        metrics["tokens:sum"] = float(sum(len(datum.tokens) for datum in data))
+        counts = [datum.num_loss_tokens for datum in data if datum.num_loss_tokens is not None]
+        if counts:
+            metrics["loss_tokens:sum"] = float(sum(counts))
+        outputs: list[dict[str, TensorData]] = []
+        for index, logprobs in enumerate(self.logprobs):
+            assert logprobs is not None, "every datum was in some micro-batch"
+            arrays = {"logprobs": logprobs.float()}
+            if (tokens := self.top_tokens[index]) is not None:
+                arrays["distribution_tokens"] = tokens
+            if (top := self.top_logprobs[index]) is not None:
+                arrays["distribution_logprobs"] = top.float()
+            outputs.append({k: TensorData.from_numpy(v.numpy()) for k, v in arrays.items()})
+        return ForwardBackwardOutput(
+            loss_fn_output_type="ArrayRecord", loss_fn_outputs=outputs, metrics=metrics
+        )
+
 
 @dataclass(frozen=True)
 class Row:
@@ -106,102 +140,99 @@ def run_pass(base: BaseModel, jobs: Sequence[JobRun], limits: EngineLimits) -> N
     Nothing else is written: whoever calls decides, job by job, whether the gradients count.
     """
     for job in jobs:
-        job.logprobs = [None] * len(job.checked.data)
+        job.prepare()
     for backward in (True, False):
-        rows = [row for job in jobs if job.backward is backward for row in rows_of(job)]
+        rows = [
+            Row(job, index)
+            for job in jobs
+            if job.backward is backward
+            for index in range(len(job.checked.data))
+        ]
         plan = plan_microbatches([row.length for row in rows], limits.max_microbatch_tokens)
         for indices in plan:
-            _run_microbatch(base, [rows[i] for i in indices], limits, backward=backward)
-
-
-def rows_of(job: JobRun) -> list[Row]:
-    """The datums of a job as rows of micro-batches."""
-    return [Row(job, index) for index in range(len(job.checked.data))]
-
-
-def _run_microbatch(
-    base: BaseModel, rows: Sequence[Row], limits: EngineLimits, *, backward: bool
-) -> None:
-    finish_microbatch(base, run_hidden(base, rows, backward=backward), limits, backward=backward)
+            batch = Microbatch.forward(base, [rows[i] for i in indices], with_graph=backward)
+            grad = batch.evaluate(base, limits, backward=backward)
+            if grad is not None:
+                batch.backward(grad)
 
 
 @dataclass(frozen=True)
-class HiddenPass:
-    """The hidden states of a micro-batch, and their graph where gradients are wanted."""
+class Microbatch:
+    """Rows that went through the layers below the head together."""
 
     rows: Sequence[Row]
     hidden: Tensor
-    """[B, T, H]."""
-    flat: Tensor
-    """[N, H], detached."""
+    """[B, T, H], with its graph if there is one."""
     real: Tensor | None
-    """Positions of `hidden` that are not padding, where there is padding."""
+    """[N], positions of [B * T] that are not padding; None where there is no padding."""
     offsets: Sequence[int]
-    """Of each row in `flat`, and the end."""
+    """[B + 1], where each row begins among the real positions."""
     spans: Sequence[RowSpan]
-    """Adapters of the output layer, by position."""
+    """Adapters of the head by real position."""
 
-    def for_rows(self, rows: Sequence[Row]) -> HiddenPass:
-        """The same states for rows of the same inputs with other losses."""
-        return replace(self, rows=rows)
+    @classmethod
+    def forward(cls, base: BaseModel, rows: Sequence[Row], *, with_graph: bool) -> Microbatch:
+        """Run the layers."""
+        lengths = torch.tensor([row.length for row in rows])
+        width = int(lengths.max())
+        tokens = torch.zeros(len(rows), width, dtype=torch.int64)
+        for i, row in enumerate(rows):
+            tokens[i, : row.length] = row.datum.tokens
+        segments = [
+            Segment(slice(start, stop), rows[start].job.adapter.weights)
+            for start, stop in _neighbours([id(row.job) for row in rows])
+        ]
+        with base.router.use(segments), torch.set_grad_enabled(with_graph):
+            hidden = base.hidden_states(tokens.to(base.device))
+        real = None
+        if int(lengths.min()) < width:
+            real = (torch.arange(width) < lengths[:, None]).flatten().nonzero().squeeze(-1)
+            real = real.to(base.device)
+        offsets = [0, *lengths.cumsum(0).tolist()]
+        spans = [
+            RowSpan(offsets[segment.rows.start], offsets[segment.rows.stop], pair)
+            for segment in segments
+            if (pair := segment.weights.get(base.head.name)) is not None
+        ]
+        return cls(rows, hidden, real, offsets, spans)
 
+    @property
+    def flat(self) -> Tensor:
+        """[N, H], real positions, detached."""
+        flat = self.hidden.detach().flatten(0, 1)
+        return flat if self.real is None else flat.index_select(0, self.real)
 
-def run_hidden(base: BaseModel, rows: Sequence[Row], *, backward: bool) -> HiddenPass:
-    """Run the base model and the adapters up to the output layer."""
-    lengths = torch.tensor([row.length for row in rows])
-    width = int(lengths.max())
-    tokens = torch.zeros(len(rows), width, dtype=torch.int64)
-    for i, row in enumerate(rows):
-        tokens[i, : row.length] = row.datum.tokens
-    segments = [
-        Segment(slice(start, stop), rows[start].job.adapter.weights)
-        for start, stop in _neighbours([id(row.job) for row in rows])
-    ]
-    with base.router.use(segments), torch.set_grad_enabled(backward):
-        hidden = base.hidden_states(tokens.to(base.device))
-    flat = hidden.detach().flatten(0, 1)
-    real = None
-    if int(lengths.min()) < width:
-        real = (torch.arange(width) < lengths[:, None]).flatten().nonzero().squeeze(-1)
-        real = real.to(base.device)
-        flat = flat.index_select(0, real)
-    offsets = [0, *lengths.cumsum(0).tolist()]
-    spans = [
-        RowSpan(offsets[segment.rows.start], offsets[segment.rows.stop], pair)
-        for segment in segments
-        if (pair := segment.weights.get(base.head.name)) is not None
-    ]
-    return HiddenPass(rows, hidden, flat, real, offsets, spans)
+    def evaluate(
+        self,
+        base: BaseModel,
+        limits: EngineLimits,
+        *,
+        backward: bool,
+        kept: list[HeadChunk] | None = None,
+    ) -> Tensor | None:
+        """Fill in the jobs' results; with `backward`, dL/d`flat`. `kept` as in `run_head`."""
+        runs = list(_head_runs(self.rows, self.offsets, base))
+        grad = run_head(
+            base.head,
+            self.flat,
+            [run for run, _ in runs],
+            self.spans,
+            max_elements=limits.max_head_elements,
+            backward=backward,
+            kept=kept,
+        )
+        for run, members in runs:
+            _collect(run, members)
+        return grad
 
-
-def finish_microbatch(
-    base: BaseModel,
-    states: HiddenPass,
-    limits: EngineLimits,
-    *,
-    backward: bool,
-    keep_graph: bool = False,
-    chunks: KeptChunks | None = None,
-) -> None:
-    """Run the output layer and the losses; with `backward`, pull their gradients back."""
-    runs = list(_head_runs(states.rows, states.offsets, base))
-    grad = run_head(
-        base.head,
-        states.flat,
-        [run for run, _ in runs],
-        states.spans,
-        max_elements=limits.max_head_elements,
-        backward=backward,
-        chunks=chunks,
-    )
-    for run, members in runs:
-        _collect(run, members)
-    hidden = states.hidden
-    if grad is not None and hidden.requires_grad:
-        if states.real is not None:
-            whole = torch.zeros_like(hidden).flatten(0, 1)
-            grad = whole.index_copy_(0, states.real, grad)
-        hidden.backward(grad.view(hidden.shape), retain_graph=keep_graph)
+    def backward(self, grad: Tensor, *, retain_graph: bool = False) -> None:
+        """Add the gradients of the adapters below the head, given dL/d`flat`."""
+        if not self.hidden.requires_grad:
+            return
+        if self.real is not None:
+            whole = torch.zeros_like(self.hidden).flatten(0, 1)
+            grad = whole.index_copy_(0, self.real, grad)
+        self.hidden.backward(grad.view(self.hidden.shape), retain_graph=retain_graph)
 
 
 def _head_runs(
@@ -216,6 +247,7 @@ def _head_runs(
         data = [row.datum for row in members]
         targets = torch.cat([datum.targets for datum in data]).to(base.device)
         separable = checked.spec.separable
+        top_tokens, top_logprobs = _top(members[0].job.distribution, len(targets), base, dtype)
         yield (
             HeadRun(
                 start=offsets[start],
@@ -229,9 +261,24 @@ def _head_runs(
                 },
                 logprobs=torch.empty(targets.shape, device=base.device, dtype=dtype),
                 wholes=() if separable else list(_wholes(data, base.device, dtype)),
+                top_tokens=top_tokens,
+                top_logprobs=top_logprobs,
             ),
             members,
         )
+
+
+def _top(
+    distribution: int | None, num_rows: int, base: BaseModel, dtype: torch.dtype
+) -> tuple[Tensor | None, Tensor | None]:
+    """Room for the tokens and logprobs that a job wants of every position."""
+    if distribution is None:
+        return None, None
+    shape = (num_rows, distribution or base.info.vocab_size)
+    logprobs = torch.empty(shape, device=base.device, dtype=dtype)
+    if not distribution:
+        return None, logprobs
+    return torch.empty(shape, device=base.device, dtype=torch.int64), logprobs
 
 
 def _wholes(
@@ -252,9 +299,13 @@ def _collect(run: HeadRun, members: Sequence[Row]) -> None:
     """Hand a run's results to the job that owns it."""
     job = members[0].job
     job.failure = job.failure or run.failure
-    pieces = run.logprobs.cpu().split([row.length for row in members])
-    for row, logprobs in zip(members, pieces, strict=True):
+    lengths = [row.length for row in members]
+    for row, logprobs in zip(members, run.logprobs.cpu().split(lengths), strict=True):
         job.logprobs[row.index] = logprobs.reshape(row.datum.shape)
+    for filled, results in ((run.top_tokens, job.top_tokens), (run.top_logprobs, job.top_logprobs)):
+        if filled is not None:
+            for row, piece in zip(members, filled.cpu().split(lengths), strict=True):
+                results[row.index] = piece
     for key, value in run.sums.items():
         job.sums[key] = job.sums.get(key, 0.0) + float(value)
 

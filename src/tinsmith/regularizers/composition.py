@@ -11,9 +11,9 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from tinsmith.core.errors import TinsmithError, UserError
+from tinsmith.core.errors import ConfigError, TinsmithError, UserError
 from tinsmith.regularizers.errors import RegularizerError, RegularizerTimeoutError
 from tinsmith.regularizers.events import LossEvent, tell
 from tinsmith.regularizers.execution import (
@@ -33,7 +33,13 @@ from tinsmith.regularizers.gradients import (
     with_gradients,
 )
 from tinsmith.regularizers.options import CustomLossOptions
-from tinsmith.regularizers.outputs import BaseLossOutput, CustomLossOutput, RegularizerOutput
+from tinsmith.regularizers.outputs import (
+    BASE_NORM,
+    TOTAL_NORM,
+    BaseLossOutput,
+    CustomLossOutput,
+    RegularizerOutput,
+)
 from tinsmith.regularizers.results import checked_result
 from tinsmith.regularizers.specs import Regularizer, RegularizerFn, checked_regularizers
 from tinsmith.regularizers.state import RegularizerState
@@ -72,7 +78,8 @@ class ComposedLoss:
         regularizers: The terms; disabled ones are left out.
         state: Steps and adaptive weights to read; `commit` leaves what was seen there.
         options: How to compute it.
-        track_grad_norms: Whether to find the norm of each gradient.
+        track_grad_norms: Whether to find the norm of each gradient: by the logprobs, or with
+            "parameters" by the adapter's parameters, which a service has to tell (`finished`).
 
     Raises:
         ConfigError: something about it is not allowed; nothing has been called.
@@ -86,13 +93,20 @@ class ComposedLoss:
         *,
         state: RegularizerState | None = None,
         options: CustomLossOptions | None = None,
-        track_grad_norms: bool = False,
+        track_grad_norms: bool | Literal["parameters"] = False,
     ) -> None:
+        if track_grad_norms not in (False, True, "parameters"):
+            raise ConfigError(
+                f"track_grad_norms={track_grad_norms!r}: must be True, False or 'parameters'",
+                field="track_grad_norms",
+            )
+        self._by_parameters = track_grad_norms == "parameters"
+        self._gradients: dict[str, list[torch.Tensor]] = {}
         self._base = base
         self._terms = tuple(t for t in checked_regularizers(regularizers) if t.enabled)
         self._state = RegularizerState() if state is None else state
         self._options = options or CustomLossOptions()
-        self._is_tracking = track_grad_norms
+        self._is_tracking = bool(track_grad_norms)
         self._output: CustomLossOutput | None = None
         self._partial: dict[str, tuple[int, ...]] = {}
         self._skipped: dict[str, str] = {}
@@ -115,9 +129,29 @@ class ComposedLoss:
             raise UserError("output: the loss has not been computed yet")
         return self._output
 
-    def finished(self, answer: ForwardBackwardOutput) -> CustomLossOutput:
-        """The output, with what the service answered to its gradient."""
-        return replace(self.output, forward_backward=answer)
+    def parameter_gradients(self) -> Mapping[str, Sequence[torch.Tensor]]:
+        """The gradients whose norms by the parameters are wanted, by name of the term.
+
+        `BASE_NORM` and `TOTAL_NORM`, which no term can be named, are the base loss and the total.
+        """
+        return self._gradients
+
+    def finished(
+        self, answer: ForwardBackwardOutput, norms: Mapping[str, float | None]
+    ) -> CustomLossOutput:
+        """The output, with what the service answered to its gradient.
+
+        Args:
+            answer: Of the backward pass.
+            norms: By the parameters, by the names of `parameter_gradients`; absent where the
+                service told none.
+        """
+        output = self.output
+        if self._by_parameters:
+            output = output.with_grad_norms(norms)
+            metrics = {**answer.metrics, **output.flat_metrics()}
+            answer = answer.model_copy(update={"metrics": metrics})
+        return replace(output, forward_backward=answer)
 
     def commit(self) -> None:
         """Let the state know that the gradient has been sent."""
@@ -187,6 +221,12 @@ class ComposedLoss:
                 field="loss_fn",
                 hint="compute them from the tensors they are given, without detach() or item()",
             )
+        if self._by_parameters:
+            named = [(part.name, part.gradients) for part in parts]
+            if base is not None and base.gradients is not None:
+                named.append((BASE_NORM, [base.weight * g for g in base.gradients]))
+            found = {name: gradients for name, gradients in named if gradients is not None}
+            self._gradients = {TOTAL_NORM: total, **found}
         self._output = self._described(base, parts, total)
         self._tell_ends(outcomes, weights, {part.name: part for part in parts})
         value = torch.tensor(self._output.loss_total, dtype=torch.float64)
@@ -292,8 +332,10 @@ class ComposedLoss:
     def _described(
         self, base: _Part | None, parts: Sequence[_Part], total: list[torch.Tensor]
     ) -> CustomLossOutput:
+        is_here = self._is_tracking and not self._by_parameters
+
         def norm(part: _Part) -> float | None:
-            return norm_of(part.gradients) if self._is_tracking else None
+            return norm_of(part.gradients) if is_here else None
 
         def weighted(part: _Part) -> float | None:
             unweighted = norm(part)
@@ -318,7 +360,7 @@ class ComposedLoss:
             base_loss=base and BaseLossOutput(base.contribution, weighted(base), base.custom),
             regularizers=terms,
             regularizer_total=regularizer_total,
-            total_grad_norm=norm_of(total) if self._is_tracking else None,
+            total_grad_norm=norm_of(total) if is_here else None,
             skipped=dict(self._skipped),
             partial=dict(self._partial),
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tinsmith.core.errors import ConfigError, UserError
@@ -13,6 +13,9 @@ from tinsmith.types import ForwardBackwardOutput, LossFnOutput
 
 __all__ = ["BaseLossOutput", "CustomLossOutput", "RegularizerOutput", "combine_custom_outputs"]
 
+BASE_NORM, TOTAL_NORM = "base:", "total:"
+"""Names of the norms that are no term's."""
+
 
 @dataclass(frozen=True)
 class BaseLossOutput:
@@ -20,7 +23,8 @@ class BaseLossOutput:
 
     value: float
     grad_norm: float | None = None
-    """L2 norm of its gradient by the logprobs; None where it is not asked for or has none."""
+    """L2 norm of its gradient by the logprobs, or by the adapter's parameters if so asked; None
+    where it is not asked for, cannot be had or has none."""
     custom: Mapping[str, float] = field(default_factory=dict[str, float])
     """The metrics that the function returned."""
 
@@ -39,7 +43,8 @@ class RegularizerOutput:
     contribution: float
     """`weight * value`."""
     grad_norm: float | None = None
-    """L2 norm of its gradient by the logprobs; None where it is not asked for or has none."""
+    """L2 norm of its gradient by the logprobs, or by the adapter's parameters if so asked; None
+    where it is not asked for, cannot be had or has none."""
     grad_norm_weighted: float | None = None
     """`weight * grad_norm`."""
     custom: Mapping[str, float] = field(default_factory=dict[str, float])
@@ -67,8 +72,8 @@ class CustomLossOutput:
         base_loss: None when there was no `loss_fn`.
         regularizers: By name, in the order of the call; disabled and skipped ones are absent.
         regularizer_total: Sum of the contributions.
-        total_grad_norm: L2 norm of the gradient of `loss_total` by the logprobs, that is of the sum
-            of the gradients; None where it was not asked for.
+        total_grad_norm: L2 norm of the gradient of `loss_total`, that is of the sum of the
+            gradients; None where it was not asked for or cannot be had.
         skipped: Why a term with on_error="skip" or on_nan="skip" was left out, by name.
         partial: Datums that a term with on_error="partial" left out, by name.
         forward_backward: What the service answered; its metrics hold `reg/...`, too.
@@ -98,6 +103,21 @@ class CustomLossOutput:
         if self.forward_backward is None:
             raise UserError("forward_backward=None: this loss was not sent to a service")
         return self.forward_backward
+
+    def with_grad_norms(self, norms: Mapping[str, float | None]) -> CustomLossOutput:
+        """The same with these norms, by name of the term, `BASE_NORM` and `TOTAL_NORM`."""
+        terms: dict[str, RegularizerOutput] = {}
+        for name, term in self.regularizers.items():
+            norm = norms.get(name)
+            weighted = None if norm is None else term.weight * norm
+            terms[name] = replace(term, grad_norm=norm, grad_norm_weighted=weighted)
+        base = self.base_loss
+        return replace(
+            self,
+            base_loss=base and replace(base, grad_norm=norms.get(BASE_NORM)),
+            regularizers=terms,
+            total_grad_norm=norms.get(TOTAL_NORM),
+        )
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values; null for what is absent. `skipped` is there if something was."""

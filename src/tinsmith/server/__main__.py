@@ -20,7 +20,12 @@ def main(argv: list[str] | None = None) -> int:
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
     try:
-        limits = ServerLimits(seq_gap_timeout_s=options.pop("seq_gap_timeout_s"))
+        limits = ServerLimits(
+            **{
+                name: options.pop(name)
+                for name in ("seq_gap_timeout_s", "max_graph_bytes", "graph_ttl_s")
+            }
+        )
         models = tuple(options.pop("model") or ())
         config = ServerConfig(models=models, limits=limits, **options)
         from tinsmith.server.serving import serve  # the web framework, once the options are good
@@ -58,6 +63,17 @@ def _parser() -> argparse.ArgumentParser:
         type=float,
         default=ServerLimits().seq_gap_timeout_s,
         help="how long requests wait for one before them that does not come",
+    )
+    parser.add_argument(
+        "--max-graph-bytes",
+        type=int,
+        help="forward graphs kept for custom losses; default: 2 GiB an engine",
+    )
+    parser.add_argument(
+        "--graph-ttl-s",
+        type=float,
+        default=ServerLimits().graph_ttl_s,
+        help="how long such a graph waits for its backward",
     )
     parser.add_argument("--verbose", action="store_true", help="log what happens")
     return parser

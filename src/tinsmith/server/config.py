@@ -48,6 +48,11 @@ class ServerLimits(RequestModel):
     """Engine processes at the same time."""
     max_snapshots: int = Field(default=64, gt=0)
     """Sampler snapshots resident in one engine."""
+    max_graph_bytes: int | None = Field(default=None, ge=0)
+    """Forward graphs that one engine keeps for a backward, in bytes; absent takes the engine's
+    own bound, 0 keeps none."""
+    graph_ttl_s: float = Field(default=600.0, gt=0)
+    """How long a forward graph waits for its backward, in seconds."""
     engine_stop_s: float = Field(default=10.0, gt=0)
     """How long an engine may finish its current work at shutdown, in seconds."""
 

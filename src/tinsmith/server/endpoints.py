@@ -127,6 +127,14 @@ ENDPOINTS: dict[tuple[str, str], Endpoint] = {
     ),
     ("post", "/api/v1/forward_backward"): Endpoint("Adds a gradient; a promise.", **_TRAINING),
     ("post", "/api/v1/forward"): Endpoint("Evaluates; a promise.", **_TRAINING),
+    ("post", "/api/v1/ext/retained_forward"): Endpoint(
+        "Evaluates and keeps the graph; a promise.", query=requests.RetainQuery, **_TRAINING
+    ),
+    ("post", "/api/v1/ext/retained_backward"): Endpoint(
+        "Adds a gradient through a kept graph; a promise.",
+        query=requests.UseGraphQuery,
+        **_TRAINING,
+    ),
     ("post", "/api/v1/optim_step"): Endpoint(
         "Steps on the gradient; a promise.", body=requests.OptimStepBody, answer=PROMISE
     ),

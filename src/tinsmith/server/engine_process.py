@@ -109,9 +109,18 @@ class EngineLoop:
         is_idle = not (self._calls or self._stopping or self._has_samples)
         if is_idle:
             self._call_s = self._sample_s = 0.0
-            self._accept(self._inbox.get())
+            self._accept(self._wait())
         while not self._inbox.empty():
             self._accept(self._inbox.get())
+
+    def _wait(self) -> object:
+        """The next message; graphs whose time is up meanwhile are let go."""
+        graphs = self._engine.retained
+        while True:
+            try:
+                return self._inbox.get(timeout=graphs.next_expiry_s())
+            except queue.Empty:
+                graphs.expire()
 
     def _accept(self, message: object) -> None:
         match message:
@@ -306,6 +315,7 @@ def main(argv: list[str] | None = None) -> int:
 
         transformers_logging.disable_progress_bar()  # this process writes to a log
         engine = Engine(settings.base_model, device=settings.device)
+        engine.retained.bound(max_bytes=settings.max_graph_bytes, ttl_s=settings.graph_ttl_s)
     except Exception as exc:  # noqa: BLE001 - process boundary: the API process reports it
         send(StartFailed(_as_error(exc, f"loading base_model={settings.base_model!r}")))
         return 1

@@ -33,7 +33,9 @@ class EngineUnit:
         self.facts = facts
         self._on_exit = on_exit
         self.client = EngineClient(
-            EngineSettings(facts.name, config.device),
+            EngineSettings(
+                facts.name, config.device, config.limits.max_graph_bytes, config.limits.graph_ttl_s
+            ),
             on_ready=self._ready,
             on_exit=self._exited,
         )

@@ -25,6 +25,9 @@ class EngineSettings:
 
     base_model: str
     device: str | None = None
+    max_graph_bytes: int | None = None
+    """Of kept forward graphs; None takes the engine's own bound."""
+    graph_ttl_s: float = 600.0
 
 
 @dataclass(frozen=True, slots=True)

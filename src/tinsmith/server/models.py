@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 
 from tinsmith.algorithms.loss_graph import LossGraph
 from tinsmith.core.errors import TinsmithError
-from tinsmith.engine.jobs import ForwardBackwardJob, OptimStepJob
+from tinsmith.engine.jobs import ForwardBackwardJob, OptimStepJob, RetainGraph, UseGraph
 from tinsmith.server import messages
 from tinsmith.server.access import may_use
 from tinsmith.server.base_models import BaseModelCatalog, BaseModelFacts
@@ -188,6 +188,7 @@ class ModelRegistry:
         num_tokens: int | TinsmithError,
         *,
         digest: str,
+        graph: RetainGraph | UseGraph | None = None,
     ) -> str:
         """Loss and gradients; `num_tokens` is what `check_training` found, or its error."""
 
@@ -201,6 +202,7 @@ class ModelRegistry:
                 request.loss_fn_config,
                 request.forward_only,
                 custom_loss=self._custom_loss(model, request),
+                graph=graph,
             )
             return Work("forward_backward", job, _encode_forward_backward, num_tokens)
 

@@ -58,6 +58,25 @@ class OptimStepBody(RequestModel):
     type: Literal["optim_step"] = "optim_step"
 
 
+class RetainQuery(RequestModel):
+    """ext/retained_forward: what else it answers."""
+
+    distribution: Annotated[int, Field(ge=1)] | Literal["full"] | None = None
+    """So many likeliest tokens of every position with their logprobs, or all logprobs by id."""
+
+
+class UseGraphQuery(RequestModel):
+    """ext/retained_backward: through which graphs."""
+
+    graph: Annotated[str, Field(pattern=r"^[0-9]{1,16}(,[0-9]{1,16}){0,63}$")]
+    """`seq_id` of the retained_forward; several, with commas between, where the body holds the
+    datums of several forwards one after another."""
+    on_missing: Literal["fail", "recompute"] = "fail"
+    """Refuse if a graph is gone, or run an ordinary pass."""
+    accumulate: bool = True
+    """Add the gradient and let go of the graphs; else tell its norm only, and keep them."""
+
+
 class CancelFutureRequest(RequestModel):
     """cancel_future."""
 

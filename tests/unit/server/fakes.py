@@ -44,6 +44,13 @@ class ManualEngine:
         return command
 
 
+class FakeGraphs:
+    """Keeps none."""
+
+    def next_expiry_s(self) -> float | None:
+        return None
+
+
 class FakeSampler:
     """Finishes a job after as many steps as it has `max_tokens`."""
 
@@ -86,6 +93,7 @@ class FakeEngine:
 
     def __init__(self) -> None:
         self.sampler = FakeSampler()
+        self.retained = FakeGraphs()
         self.events: list[str] = []
         self.adapters: dict[str, LoraConfig] = {}
 

@@ -10,9 +10,15 @@ from fastapi import APIRouter, Request, Response
 
 from tinsmith.core.errors import TinsmithError
 from tinsmith.core.ids import content_hash
+from tinsmith.engine.jobs import RetainGraph, UseGraph
 from tinsmith.server.checkpoints import parse_any_checkpoint_path
-from tinsmith.server.http import json_response, parse_json, read_body
-from tinsmith.server.requests import OptimStepBody, UnloadModelRequest
+from tinsmith.server.http import json_response, parse_json, parse_query, read_body
+from tinsmith.server.requests import (
+    OptimStepBody,
+    RetainQuery,
+    UnloadModelRequest,
+    UseGraphQuery,
+)
 from tinsmith.server.service import Service
 from tinsmith.server.training_bodies import (
     body_digest,
@@ -48,8 +54,14 @@ class TrainingRoutes:
         """The body of a request."""
         return await read_body(request, self._max_bytes)
 
-    async def run_training(self, request: Request, *, forward_only: bool) -> Response:
-        """Forward and forward_backward."""
+    async def run_training(
+        self,
+        request: Request,
+        *,
+        forward_only: bool,
+        graph_of: Callable[[int], RetainGraph | UseGraph] | None = None,
+    ) -> Response:
+        """Forward and forward_backward; `graph_of` the seq_id says what becomes of the graph."""
         raw = await self.read(request)
         media_type = request.headers.get("content-type", "")
 
@@ -65,7 +77,12 @@ class TrainingRoutes:
         except TinsmithError:
             self._skip(raw, media_type)
             raise
-        request_id = self.service.models.forward_backward(body, num_tokens, digest=digest)
+        graph = graph_of(body.seq_id) if graph_of is not None else None
+        if graph is not None:
+            digest = content_hash([digest.encode(), repr(graph).encode()])
+        request_id = self.service.models.forward_backward(
+            body, num_tokens, digest=digest, graph=graph
+        )
         return json_response({"request_id": request_id, "model_id": body.model_id})
 
     async def run_lane(
@@ -133,6 +150,21 @@ def make_router(service: Service) -> APIRouter:
     @router.post("/forward")
     async def forward(request: Request) -> Response:
         return await routes.run_training(request, forward_only=True)
+
+    @router.post("/ext/retained_forward")
+    async def retained_forward(request: Request) -> Response:
+        query = parse_query(RetainQuery, request)
+        width = 0 if query.distribution == "full" else query.distribution
+        return await routes.run_training(
+            request, forward_only=True, graph_of=lambda seq_id: RetainGraph(seq_id, width)
+        )
+
+    @router.post("/ext/retained_backward")
+    async def retained_backward(request: Request) -> Response:
+        query = parse_query(UseGraphQuery, request)
+        graph_ids = tuple(map(int, query.graph.split(",")))
+        use = UseGraph(graph_ids, query.on_missing, query.accumulate)
+        return await routes.run_training(request, forward_only=False, graph_of=lambda _: use)
 
     @router.post("/optim_step")
     async def optim_step(request: Request) -> Response:
