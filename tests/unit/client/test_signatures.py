@@ -178,7 +178,7 @@ def test_an_async_twin_takes_the_same_arguments(cls: type, name: str) -> None:
 def test_every_public_method_is_pinned(cls: type) -> None:
     public = {
         name
-        for name, value in inspect.getmembers(cls)
+        for name, value in inspect.getmembers_static(cls)
         if inspect.isfunction(value) and not name.startswith("_") and not name.endswith("_async")
     }
     assert public == set(SIGNATURES[cls]) - {"__init__"}
