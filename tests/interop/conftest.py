@@ -11,7 +11,7 @@ import pytest
 
 from tests.integration.service_process import BASE_MODEL, ServiceProcess
 from tests.interop.peft_twin import PeftTwin
-from tests.interop.recorder import recorded
+from tests.interop.recorder import COLLECTED, recorded
 
 if TYPE_CHECKING:
     import tinker
@@ -25,8 +25,10 @@ Connect = Callable[..., "tinker.ServiceClient"]
 LAST = "test_nothing_public_is_left_out"
 
 
+@pytest.hookimpl(tryfirst=True)  # before -m takes the slow ones out
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What counts the calls of all tests comes after them."""
+    COLLECTED.update(item.path for item in items)
     items.sort(key=lambda item: item.name == LAST)
 
 

@@ -7,6 +7,7 @@ import inspect
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import click
@@ -15,6 +16,8 @@ import pytest
 CLASSES = ("ServiceClient", "TrainingClient", "SamplingClient", "RestClient", "AdminClient")
 CALLED: set[str] = set()
 """`Class.method` as a test called it, and the words of each command that one ran."""
+COLLECTED: set[Path] = set()
+"""The modules of this run."""
 
 
 def public_methods(package: Any) -> Iterator[tuple[type, str]]:

@@ -27,6 +27,8 @@ GROUPS = (
     "snapshots",
     "delivery",
     "sampling",
+    "options",
+    "features",
     "errors",
     "restart",
 )
