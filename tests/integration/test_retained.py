@@ -11,7 +11,7 @@ import torch
 from tests.integration.service_process import PROTOBUF, ServiceProcess, WireClient, make_data
 from tinsmith.client import ServiceClient, TrainingClient
 from tinsmith.regularizers import L1, L2, Regularizer
-from tinsmith.types import AdamParams, Datum
+from tinsmith.types import AdamParams, AdapterTerm, Datum
 from tinsmith.types.codec import encode_forward_backward_request
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("tiny_dir")]
@@ -153,6 +153,21 @@ def test_norms_by_the_parameters_are_absent_where_no_graph_is_kept(service: Serv
     assert output.total_grad_norm is None
     assert output.regularizers["l1"].grad_norm is None
     assert not [name for name in output.metrics if name.endswith("grad_norm")]
+
+
+def test_terms_on_the_parameters_train_without_data(service: ServiceClient) -> None:
+    """Decay alone, at a small rate, shrinks the norm that the next decay finds."""
+    client = make_client(service)
+    terms = [AdapterTerm(kind="weight_decay", weight=0.5), AdapterTerm(kind="anchor", weight=1.0)]
+    first = client.add_adapter_terms(terms).result(60)
+    step = client.optim_step(AdamParams(learning_rate=1e-3)).result(60)
+    assert first.terms[1].value == 0  # where it began
+    assert first.total == pytest.approx(0.5 * first.terms[0].value)
+    assert step.metrics is not None
+    assert step.metrics["grad_norm"] == pytest.approx(first.total_grad_norm, rel=1e-5)
+    second = client.add_adapter_terms(terms).result(60)
+    assert second.terms[0].value < first.terms[0].value
+    assert second.terms[1].value > 0
 
 
 def post(wire: WireClient, model: Any, path: str, data: Sequence[Datum], *, forward: bool) -> Any:

@@ -48,6 +48,7 @@ from tinsmith.core.errors import DataError, TinsmithError, UserError
 from tinsmith.regularizers.composition import ComposedLoss
 from tinsmith.regularizers.outputs import CustomLossOutput
 from tinsmith.types import (
+    AdapterTermsRequest,
     Datum,
     ForwardBackwardOutput,
     LoadWeightsRequest,
@@ -68,7 +69,8 @@ if TYPE_CHECKING:
 M = TypeVar("M", bound=pydantic.BaseModel)
 R = TypeVar("R")
 OrderedRequest = (
-    LoadWeightsRequest
+    AdapterTermsRequest
+    | LoadWeightsRequest
     | OptimStepRequest
     | SaveWeightsExternalRequest
     | SaveWeightsForSamplerRequest
@@ -125,13 +127,18 @@ class ModelLane:
         answer: type[M],
         *,
         was_sent: Callable[[], None] | None = None,
+        extension: str | None = None,
     ) -> APIFuture[M]:
-        """One JSON request; the validated result. `was_sent` is called in the request's turn."""
+        """One JSON request; the validated result. `was_sent` is called in the request's turn.
+
+        With `extension` nothing is sent to a service that does not announce it.
+        """
         return self.request_then(
             request,
             lambda request_id: self._connection.result(request_id, kind, answer, self._observe),
             label=kind.request_type,
             was_sent=was_sent,
+            extension=extension,
         )
 
     def request_then(
@@ -141,11 +148,16 @@ class ModelLane:
         *,
         label: str,
         was_sent: Callable[[], None] | None = None,
+        extension: str | None = None,
     ) -> APIFuture[R]:
         """One JSON request; `collect` makes the result of its request id."""
         self._refuse_inside_loss(label)
 
         async def post(take: TakeSeqIds) -> str:
+            if extension is not None:
+                await self._connection.require_extension(
+                    extension, hint="leave it out: no other request stands in for it"
+                )
             numbered = request.model_copy(update={"seq_id": take(1).start})
             request_id = (await self._connection.submit(json_request(numbered))).request_id
             if was_sent is not None:

@@ -28,6 +28,9 @@ from tinsmith.regularizers.specs import Regularizer
 from tinsmith.regularizers.state import RegularizerState
 from tinsmith.types import (
     AdamParams,
+    AdapterTerm,
+    AdapterTermsRequest,
+    AdapterTermsResponse,
     Datum,
     ForwardBackwardOutput,
     GetInfoResponse,
@@ -47,6 +50,7 @@ from tinsmith.types import (
 )
 
 _OPTIM_STEP = ResultKind("OptimStep")
+_ADAPTER_TERMS = ResultKind("AdapterTerms")
 _SAVE_WEIGHTS = ResultKind("SaveWeights")
 _SAVE_EXTERNAL = ResultKind("SaveWeightsExternal")
 _SAVE_FOR_SAMPLER = ResultKind("SaveWeightsForSampler")
@@ -246,6 +250,24 @@ class TrainingClient:
             _OPTIM_STEP,
             OptimStepResponse,
             was_sent=self.regularizer_state.advance,
+        )
+
+    def add_adapter_terms(self, terms: Sequence[AdapterTerm]) -> APIFuture[AdapterTermsResponse]:
+        """Add the gradients of terms on the adapter's parameters, which need no data.
+
+        Needs the extension `adapter_terms`. Call it once before an optimizer step.
+
+        Args:
+            terms: what to add, such as `AdapterTerm(kind="weight_decay", weight=1e-3)`.
+
+        Raises:
+            UnsupportedError: the service does not offer it; raised by the future.
+        """
+        return self._lane.request(
+            AdapterTermsRequest(model_id=self.model_id, terms=list(terms)),
+            _ADAPTER_TERMS,
+            AdapterTermsResponse,
+            extension="adapter_terms",
         )
 
     def save_state(
@@ -470,6 +492,12 @@ class TrainingClient:
             track_grad_norms=track_grad_norms,
             options=options,
         )
+
+    async def add_adapter_terms_async(
+        self, terms: Sequence[AdapterTerm]
+    ) -> APIFuture[AdapterTermsResponse]:
+        """Twin of `add_adapter_terms`."""
+        return self.add_adapter_terms(terms)
 
     async def optim_step_async(
         self, optim_params: OptimParams | None = None, *, adam_params: AdamParams | None = None

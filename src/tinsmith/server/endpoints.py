@@ -135,6 +135,11 @@ ENDPOINTS: dict[tuple[str, str], Endpoint] = {
         query=requests.UseGraphQuery,
         **_TRAINING,
     ),
+    ("post", "/api/v1/ext/adapter_terms"): Endpoint(
+        "Adds gradients of terms on the parameters; a promise.",
+        body=types.AdapterTermsRequest,
+        answer=PROMISE,
+    ),
     ("post", "/api/v1/optim_step"): Endpoint(
         "Steps on the gradient; a promise.", body=requests.OptimStepBody, answer=PROMISE
     ),

@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -31,6 +31,7 @@ from tinsmith.engine.jobs import SampleJob, SampleResult
 from tinsmith.server.checkpoints import RECORD_FILE
 from tinsmith.server.encryption import encrypt_files
 from tinsmith.server.messages import (
+    AddAdapterTerms,
     Call,
     CancelSample,
     Command,
@@ -53,7 +54,7 @@ from tinsmith.server.messages import (
     decode,
     encode,
 )
-from tinsmith.types import ForwardBackwardOutput
+from tinsmith.types import AdapterTerm, AdapterTermsResponse, ForwardBackwardOutput
 from tinsmith.types.codec import encode_forward_backward_output
 
 if TYPE_CHECKING:
@@ -179,6 +180,8 @@ def execute(engine: Engine, command: Command) -> object:
             return [_encoded(output) for output in engine.forward_backward(list(jobs))]
         case RunOptimStep(jobs):
             return engine.optim_step(list(jobs))
+        case AddAdapterTerms(adapter_id, terms):
+            return _add_adapter_terms(engine, adapter_id, terms)
         case CreateAdapter(adapter_id, lora_config, optimizer_config):
             return engine.create_adapter(adapter_id, lora_config, optimizer_config)
         case UnloadAdapter(adapter_id):
@@ -198,6 +201,14 @@ def execute(engine: Engine, command: Command) -> object:
             return engine.load_snapshot(directory)
         case ReleaseSnapshot(snapshot_id, num_holds):
             return engine.release_snapshot(snapshot_id, num_holds)
+
+
+def _add_adapter_terms(
+    engine: Engine, adapter_id: str, terms: Sequence[AdapterTerm]
+) -> AdapterTermsResponse:
+    from tinsmith.engine.adapter_terms import add_adapter_terms
+
+    return add_adapter_terms(engine.adapter(adapter_id), terms)
 
 
 def _encoded(output: ForwardBackwardOutput | TinsmithError) -> bytes | TinsmithError:

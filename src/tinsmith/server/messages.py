@@ -16,7 +16,7 @@ from pathlib import Path
 
 from tinsmith.core.errors import TinsmithError
 from tinsmith.engine.jobs import BaseModelInfo, ForwardBackwardJob, OptimStepJob
-from tinsmith.types import LoraConfig, OptimizerConfig
+from tinsmith.types import AdapterTerm, LoraConfig, OptimizerConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +62,14 @@ class RunOptimStep:
     """One optimizer step of each adapter; answered by one response or TinsmithError a job."""
 
     jobs: Sequence[OptimStepJob]
+
+
+@dataclass(frozen=True, slots=True)
+class AddAdapterTerms:
+    """Adds gradients of terms on the parameters; answered by an AdapterTermsResponse."""
+
+    adapter_id: str
+    terms: Sequence[AdapterTerm]
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +147,7 @@ Command = (
     | UnloadAdapter
     | RunForwardBackward
     | RunOptimStep
+    | AddAdapterTerms
     | SaveState
     | LoadState
     | SaveSamplerWeights

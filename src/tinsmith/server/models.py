@@ -38,6 +38,8 @@ from tinsmith.server.validation import (
     check_training_request,
 )
 from tinsmith.types import (
+    AdapterTermsRequest,
+    AdapterTermsResponse,
     CreateModelRequest,
     ForwardBackwardRequest,
     LoadWeightsRequest,
@@ -234,6 +236,15 @@ class ModelRegistry:
             params = check_optim_params(body, model.optimizer_config)
             job = OptimStepJob(model.model_id, params)
             return Work("optim_step", job, _encode_optim_step)
+
+        return self._submit(body.model_id, body.seq_id, make, digest=digest)
+
+    def adapter_terms(self, body: AdapterTermsRequest, *, digest: str) -> str:
+        """Gradients of terms on the parameters alone."""
+
+        def make(model: ModelRecord) -> Work:
+            command = messages.AddAdapterTerms(model.model_id, body.terms)
+            return Work("control", command, _encode_adapter_terms)
 
         return self._submit(body.model_id, body.seq_id, make, digest=digest)
 
@@ -557,6 +568,11 @@ def _dumped(record: CheckpointRecord) -> dict[str, object]:
 def _encode_forward_backward(answer: object) -> Outcome:
     assert isinstance(answer, bytes)
     return Outcome(answer, TRAINING_TYPE)
+
+
+def _encode_adapter_terms(answer: object) -> Outcome:
+    assert isinstance(answer, AdapterTermsResponse)
+    return _json({**answer.model_dump(mode="json"), "type": "ext/adapter_terms"})
 
 
 def _encode_optim_step(answer: object) -> Outcome:

@@ -33,7 +33,7 @@ from tinsmith.server.samplers import SamplerRegistry
 from tinsmith.server.sessions import SessionRegistry
 from tinsmith.server.store import MemoryStore
 
-EXTENSIONS = ("retained_forward", "stream_sample")
+EXTENSIONS = ("adapter_terms", "retained_forward", "stream_sample")
 """What lies under `ext/` for clients to look for; no client needs any of it."""
 
 

@@ -7,6 +7,12 @@ service keeps: `TrainingRun`, `Checkpoint`, sessions. The JSON bodies of the pro
 """
 
 from tinsmith.types._model import RequestModel, ResponseModel, parse_request, user_error
+from tinsmith.types.adapter_terms import (
+    AdapterTerm,
+    AdapterTermOutput,
+    AdapterTermsRequest,
+    AdapterTermsResponse,
+)
 from tinsmith.types.billing import (
     AuditEventType,
     AuditLogEntry,
@@ -201,6 +207,10 @@ __all__ = [
     "ActiveSessionStatusQuery",
     "AdamOptimizerConfig",
     "AdamParams",
+    "AdapterTerm",
+    "AdapterTermOutput",
+    "AdapterTermsRequest",
+    "AdapterTermsResponse",
     "ApiKeyDetails",
     "ApiKeyOrganization",
     "ApiKeyResponse",

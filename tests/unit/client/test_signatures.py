@@ -39,6 +39,7 @@ SIGNATURES = {
         "forward_backward": "data, loss_fn, loss_fn_config=None",
         "forward_backward_custom": "data, loss_fn=None, *, loss_type_input=None, "
         "regularizers=None, track_grad_norms=False, options=None",
+        "add_adapter_terms": "terms",
         "optim_step": "optim_params=None, *, adam_params=None",
         "save_state": "name, ttl_seconds=None, overwrite=False, user_metadata=None",
         "load_state": "path, weights_access_token=None",

@@ -26,6 +26,7 @@ from tinsmith.server.training_bodies import (
     read_training_body,
 )
 from tinsmith.types import (
+    AdapterTermsRequest,
     CreateCustomLossRequest,
     CreateModelRequest,
     ForwardBackwardRequest,
@@ -172,6 +173,13 @@ def make_router(service: Service) -> APIRouter:
             return models.optim_step(body, digest=digest), body.model_id
 
         return await routes.run_lane(request, OptimStepBody, submit)
+
+    @router.post("/ext/adapter_terms")
+    async def adapter_terms(request: Request) -> Response:
+        def submit(body: AdapterTermsRequest, digest: str) -> tuple[str, str | None]:
+            return models.adapter_terms(body, digest=digest), body.model_id
+
+        return await routes.run_lane(request, AdapterTermsRequest, submit)
 
     @router.post("/save_weights")
     async def save_weights(request: Request) -> Response:
