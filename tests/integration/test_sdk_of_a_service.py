@@ -1,5 +1,6 @@
 """The SDK's own parts against a real service: keys, reports, addresses, what is stored."""
 
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,8 +42,8 @@ def test_a_key_is_made_kept_used_and_revoked(
     assert main(["keys", "create", "Ada", "--note", "laptop", "--json"]) == 0
     made = json.loads(capsys.readouterr().out)
     monkeypatch.delenv("TINSMITH_API_KEY")
-    monkeypatch.setattr("click.prompt", lambda *args, **kwargs: made["key"])
-    assert main(["auth", "login"]) == 0
+    monkeypatch.setattr("sys.stdin", io.StringIO(made["key"] + "\n"))
+    assert main(["auth", "login", "--key-stdin"]) == 0
     kept = stored_key(url)
     assert kept is not None
     assert kept.key == made["key"]
