@@ -76,13 +76,20 @@ def test_a_training_run_tells_what_it_is(
 def test_runs_are_listed_in_pages(
     rest: tinker.RestClient, run: tinker.TrainingClient, warm: Warm
 ) -> None:
-    everything = rest.list_training_runs(limit=100).result()
-    ids = [each.training_run_id for each in everything.training_runs]
+    total = rest.list_training_runs(limit=1).result().cursor.total_count
+    ids: list[str] = []
+    for offset in range(0, total, 50):
+        page = rest.list_training_runs(limit=50, offset=offset).result()
+        assert page.cursor.total_count == total
+        ids += [each.training_run_id for each in page.training_runs]
     assert {run.model_id, warm.trainer.model_id} <= set(ids)
-    assert everything.cursor.total_count == len(ids) == len(set(ids))
-    pages = [rest.list_training_runs(limit=1, offset=offset).result() for offset in range(len(ids))]
-    assert [page.training_runs[0].training_run_id for page in pages] == ids
-    assert rest.list_training_runs(limit=1, offset=len(ids)).result().training_runs == []
+    assert total == len(ids) == len(set(ids))
+    places = {0, 1, total // 2, total - 1}
+    pages = {at: rest.list_training_runs(limit=1, offset=at).result() for at in places}
+    assert {at: page.training_runs[0].training_run_id for at, page in pages.items()} == {
+        at: ids[at] for at in places
+    }
+    assert rest.list_training_runs(limit=1, offset=total).result().training_runs == []
 
 
 def test_checkpoints_are_listed(rest: tinker.RestClient, run: tinker.TrainingClient) -> None:
