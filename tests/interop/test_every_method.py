@@ -117,12 +117,23 @@ async def test_async_twins_save_and_load(warm: Warm, rest: tinker.RestClient) ->
     again = named.sample(prompt(), 2, options).result()
     assert [each.tokens for each in sampled.sequences] == [each.tokens for each in again.sequences]
     assert await named.get_base_model_async() == BASE_MODEL
-    text = "Hello, smith!"
-    assert named.get_tokenizer().encode(text) == trainer.get_tokenizer().encode(text)
     external = (await (await trainer.save_weights_external_async("twin"))).path
     plain = rest.get_external_weights_urls(external).result()
     twin = await rest.get_external_weights_urls_async(external)
     assert set(twin.urls) == set(plain.urls) != set()
+
+
+def test_a_sampling_client_finds_its_tokenizer_by_the_base_models_name(
+    warm: Warm, tiny_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sampler = warm.client.create_sampling_client(base_model=BASE_MODEL).result()
+    # It asks the hub, or a folder of that name; the service is not asked.
+    folder = tmp_path / BASE_MODEL
+    folder.parent.mkdir(parents=True)
+    folder.symlink_to(tiny_dir)
+    monkeypatch.chdir(tmp_path)
+    text = "Hello, smith!"
+    assert sampler.get_tokenizer().encode(text) == warm.trainer.get_tokenizer().encode(text)
 
 
 async def test_async_twins_of_rest_read_the_same(warm: Warm, rest: tinker.RestClient) -> None:
