@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from fastapi import FastAPI, Response
 
-from tinsmith.server.http import ApiKeyMiddleware, install_error_handlers, json_response
+from tinsmith.server.http import (
+    ApiKeyMiddleware,
+    PlainAddressMiddleware,
+    install_error_handlers,
+    json_response,
+)
 from tinsmith.server.openapi import OPENAPI_PATH, openapi_document
 from tinsmith.server.routes import (
     account,
@@ -34,6 +39,7 @@ def make_app(service: Service) -> FastAPI:
         return json_response(openapi_document())
 
     install_error_handlers(app)
+    app.add_middleware(PlainAddressMiddleware)
     if not service.keys.is_open:
         app.add_middleware(ApiKeyMiddleware, keys=service.keys)
     return app

@@ -22,7 +22,7 @@ from tinsmith.server.errors import (
     status_of,
 )
 from tinsmith.server.keys import KeyRegistry
-from tinsmith.types import RequestModel, ResponseModel, user_error
+from tinsmith.types import RequestModel, ResponseModel, SampleRequest, user_error
 
 logger = logging.getLogger(__name__)
 
@@ -116,7 +116,20 @@ def parse_json(model_type: type[ModelT], body: bytes) -> ModelT:
     except ValidationError as exc:
         raise user_error(exc, model_type) from exc
     _check_storable(getattr(parsed, "user_metadata", None))
+    if b"\\u0000" in body and not isinstance(parsed, SampleRequest):
+        _check_texts(parsed)
     return parsed
+
+
+def _check_texts(parsed: RequestModel) -> None:
+    """Refuses U+0000 in what is kept: PostgreSQL has no place for it. A stop text may hold it."""
+    for field, value in parsed.model_dump(mode="json").items():
+        if "\\u0000" in dumps(value).replace("\\\\", ""):
+            raise RequestError(
+                f"{field}: holds the character U+0000, which cannot be kept",
+                field=field,
+                hint="take it out of the text",
+            )
 
 
 def _check_storable(user_metadata: object) -> None:
@@ -148,6 +161,27 @@ def parse_query(model_type: type[ModelT], request: Request) -> ModelT:
 def model_response(model: ResponseModel, status: int = 200) -> Response:
     """A typed answer as JSON."""
     return json_response(model.model_dump(mode="json"), status)
+
+
+class PlainAddressMiddleware:
+    """Refuses U+0000 in path and query: no id and no name holds it, and PostgreSQL reads none."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers 400 in place of the application."""
+        if scope["type"] == "http" and (
+            "\0" in scope["path"] or b"%00" in scope.get("query_string", b"")
+        ):
+            error = RequestError(
+                "path: holds the character U+0000",
+                field="path",
+                hint="ids and names are plain text",
+            )
+            await error_response(error)(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
 
 
 class ApiKeyMiddleware:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
 from tests.unit.server.services import Start
 from tinsmith.server.checkpoints import RECORD_FILE, CheckpointPath, CheckpointRecord
@@ -391,3 +392,31 @@ async def test_a_ttl_out_of_bounds_names_the_bounds(start_on: Start) -> None:
             answer = await client.put(place, json={"ttl_seconds": ttl})
             assert answer.status_code == 400
             assert "1..315360000" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"display_name": "a\0b"},
+        {"project_id": "\0"},
+        {"tags": ["x\0"]},
+        {"user_metadata": {"key": {"deep": "\0"}}},
+    ],
+)
+async def test_a_text_with_the_nul_character_is_refused_when_it_arrives(
+    start_on: Start, body: dict[str, Any]
+) -> None:
+    """PostgreSQL cannot keep it, and one such row would break everybody's lists."""
+    [field] = body
+    whole = {"tags": [], "sdk_version": "1", "type": "create_session", **body}
+    async with start_on() as (_, client):
+        answer = await client.post("create_session", json=whole)
+        assert answer.status_code == 400
+        assert answer.json()["field"] == field
+        for path in ("sessions/a%00b", "training_runs/%00", "training_runs?project_id=a%00"):
+            refused = await client.get(path)
+            assert (refused.status_code, refused.json()["field"]) == (400, "path")
+        del whole[field]
+        spelled = {"tags": [], **whole, "display_name": "a\\u0000b"}  # six plain characters
+        assert (await client.post("create_session", json=spelled)).status_code == 200
+        assert (await client.get("training_runs?project_id=p")).status_code == 200
