@@ -114,6 +114,7 @@ def _print(report: "DataReport") -> None:
     roles = ", ".join(f"{count:,} {role}" for role, count in report.messages_by_role.items())
     print_properties(
         [
+            ("renderer", report.renderer),
             ("conversations", f"{report.num_conversations:,}"),
             ("problems", f"{report.num_problems:,}"),
             ("repeats", f"{report.num_repeats:,}"),

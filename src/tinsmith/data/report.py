@@ -58,6 +58,7 @@ class DataReport:
     """What `examine` found.
 
     Attributes:
+        renderer: Name of the format in which the rows were rendered.
         num_conversations: Conversations that can be rendered.
         num_problems: Rows that cannot be trained on.
         num_repeats: Conversations that say the same as one before.
@@ -77,6 +78,7 @@ class DataReport:
         problems: What is wrong, with file, line and cure.
     """
 
+    renderer: str
     num_conversations: int
     num_problems: int
     num_repeats: int
@@ -134,6 +136,7 @@ def examine(
     lengths = np.array([size.num_tokens for size in sizes], dtype=np.int64)
     beyond = np.maximum(lengths - form.max_length, 0)
     return DataReport(
+        renderer=form.renderer.name,
         num_conversations=len(sizes),
         num_problems=len(found),
         num_repeats=len(digests) - len(set(digests)),

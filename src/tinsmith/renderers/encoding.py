@@ -23,7 +23,7 @@ from tinsmith.renderers.tokenizers import Tokenizer, decode_exactly, token_id
 
 SpecialText = Literal["text", "control"]
 
-_MAX_CACHED_LENGTH = 48
+_MAX_CACHED_LENGTH = 512  # a system turn that every conversation begins with
 _MAX_CACHED_RUNS = 4096
 
 
@@ -187,6 +187,7 @@ and line breaks stand in that order within one.
 _MIN_SPLIT_LENGTH = 64
 _MAX_WORD_LENGTH = 32
 _MAX_WORDS = 32_768
+_MAX_ONE_BY_ONE = 16
 
 
 class _FastBackend:
@@ -235,10 +236,16 @@ class _FastBackend:
         return [_joined_of_two(pieces, words, long) for pieces in split]
 
     def _encode(self, texts: Sequence[str]) -> list[list[int]]:
+        if len(texts) <= _MAX_ONE_BY_ONE:  # a batch starts threads, which few texts do not repay
+            encode = self._encoder.encode
+            return [encode(text, add_special_tokens=False).ids for text in texts]
         encodings = self._encoder.encode_batch_fast(list(texts), add_special_tokens=False)
         return [encoding.ids for encoding in encodings]
 
     def cuts(self, run: str, boundaries: Sequence[int]) -> list[tuple[int, int]]:
+        if self._cuts_at_words:  # tokens do not depend on what follows a cut
+            after = _WORD_START.search(run, boundaries[-1])
+            run = run[: after.start()] if after else run
         offsets = self._encoder.encode(run, add_special_tokens=False).offsets
         starts = [start for start, _ in offsets]
         ends = [end for _, end in offsets]

@@ -59,6 +59,7 @@ class Release:
     """What changed between the releases.
 
     Attributes:
+        label: Its number.
         line: What follows a role token, and separates the pieces of a message.
         empty: Block of an answer whose thinking is not shown; a prompt holds it, too, where
             thinking is off.
@@ -70,6 +71,7 @@ class Release:
         declares_wrapped: Whether a tool is declared with its wrapping, and all it says.
     """
 
+    label: str
     line: str = ""
     empty: str = "<think></think>"
     is_opened: bool = True
@@ -81,11 +83,11 @@ class Release:
 
 
 GLM4_5 = Release(
-    line="\n", is_opened=False, is_trimmed=True, marks_users=True, declares_wrapped=True
+    "4.5", line="\n", is_opened=False, is_trimmed=True, marks_users=True, declares_wrapped=True
 )
-GLM4_7 = Release(empty="</think>", is_trimmed=True, declares_wrapped=True)
-GLM5_1 = Release(empty="</think>", fills_blocks=True)
-GLM5_2 = Release(declares_effort=True)
+GLM4_7 = Release("4.7", empty="</think>", is_trimmed=True, declares_wrapped=True)
+GLM5_1 = Release("5.1", empty="</think>", fills_blocks=True)
+GLM5_2 = Release("5.2", declares_effort=True)
 
 
 class GlmRenderer(Renderer):

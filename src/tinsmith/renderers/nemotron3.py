@@ -59,16 +59,18 @@ class Release:
     """What differs between the sizes.
 
     Attributes:
+        label: The sizes.
         line: What stands on both sides of `</think>`.
         trims_called: Whether the text before calls is trimmed in history.
     """
 
+    label: str
     line: str = "\n"
     trims_called: bool = True
 
 
-NANO_AND_SUPER = Release()
-ULTRA = Release(line="", trims_called=False)
+NANO_AND_SUPER = Release("Nano and Super")
+ULTRA = Release("Ultra", line="", trims_called=False)
 
 
 class Nemotron3Renderer(Renderer):

@@ -35,6 +35,7 @@ def test_the_numbers_are_those_of_the_renderer(
     examples = [renderer.build_supervised_example(row["messages"]) for row in rows]
     lengths = [example.model_input.length for example in examples]
     assert code == 0
+    assert report["renderer"] == "chatml"
     assert report["num_conversations"] == 13
     assert report["num_repeats"] == 1
     assert report["messages_by_role"] == {"user": 13, "assistant": 13}

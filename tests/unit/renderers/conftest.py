@@ -1,5 +1,7 @@
 """Tokenizers and conversations that renderer tests share."""
 
+from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -7,6 +9,43 @@ from hypothesis import strategies as st
 
 from tests.assets import REPOSITORY
 from tinsmith.renderers import Message, get_tokenizer
+
+
+class ParityTally:
+    """What was compared with the templates: told suite by suite, and in all at the end."""
+
+    def __init__(self, terminal: Any) -> None:
+        self._terminal = terminal
+        self._families: set[str] = set()
+        self._total: Counter[str] = Counter()
+
+    def add(self, family: object, suite: str, counts: Counter[str]) -> None:
+        self._families.add(str(family))
+        self._total.update(counts)
+        self._say(f"parity {family}, {suite}: {dict(counts)}")
+
+    def say_total(self) -> None:
+        total = self._total
+        compared = total["equal"] + total["random conversations"] + total["recorded"]
+        if compared:
+            refused = total["refused"] + total["template refuses"]
+            self._say(
+                f"parity in all: {len(self._families)} families, {compared} conversations and "
+                f"{total['tokens']} tokens equal, 0 mismatches; {refused} refused, "
+                f"{total['differs on purpose']} different on purpose"
+            )
+
+    def _say(self, line: str) -> None:
+        self._terminal.ensure_newline()
+        self._terminal.write_line(line)
+
+
+@pytest.fixture(scope="session")
+def tally(pytestconfig: pytest.Config) -> Iterator[ParityTally]:
+    """Counts what the parity suites compare; a mismatch fails its test and is never counted."""
+    made = ParityTally(pytestconfig.pluginmanager.get_plugin("terminalreporter"))
+    yield made
+    made.say_total()
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ import pytest
 
 from tests.assets import asset
 from tests.unit.renderers.chat_strategy import answered, drawn
-from tests.unit.renderers.families import FAMILIES, Family, fitted, standin, template_of
+from tests.unit.renderers.families import PROVED, Family, fitted, standin, template_of
 from tests.unit.renderers.families.family import without_thinking
 from tinsmith.core.errors import ConfigError
 from tinsmith.renderers import ChatTemplateRenderer, Message, RendererError
@@ -55,7 +55,7 @@ def test_tokens_are_the_templates_or_refused(golden: str) -> None:
     assert num_equal >= at_least
 
 
-OWN = [f for f in FAMILIES if not f.renderer_options and not f.label]
+OWN = [f for f in PROVED if not f.renderer_options and not f.label]
 
 
 @pytest.mark.parametrize("family", OWN, ids=str)

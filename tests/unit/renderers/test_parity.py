@@ -19,6 +19,7 @@ from hypothesis import given
 
 from tests.assets import asset
 from tests.unit.renderers.chat_strategy import chats, drawn
+from tests.unit.renderers.conftest import ParityTally
 from tests.unit.renderers.families import (
     GOLDEN,
     NOW,
@@ -30,8 +31,6 @@ from tests.unit.renderers.families import (
 )
 from tinsmith.renderers import Message, Renderer, RendererError, get_tokenizer
 from tinsmith.renderers.verification import battery as our_battery
-
-TOTAL: Counter[str] = Counter()
 
 
 @pytest.fixture(autouse=True)
@@ -83,9 +82,7 @@ def cases(golden: dict[str, Any], family: Family) -> Iterator[tuple[dict[str, An
 
 @pytest.mark.parametrize("family", [f for f in PROVED if f.golden], ids=str)
 @pytest.mark.parametrize("vocabulary", ["standin", "real"])
-def test_the_golden_battery(
-    family: Family, vocabulary: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_golden_battery(family: Family, vocabulary: str, tally: ParityTally) -> None:
     golden = json.loads(asset("golden", f"{family.golden}.json").read_text("utf-8"))
     folder = asset("tokenizers", vocabulary) / family.tokenizer
     if not folder.exists():
@@ -115,20 +112,14 @@ def test_the_golden_battery(
             counts["tokens"] += len(tokens)
         else:
             wrong.append(difference(tokenizer, conversation["id"], tokens, recorded["text"]))
-    report(capsys, f"{family} {vocabulary}", counts)
     assert wrong == [], "\n".join(wrong[:3])
     assert counts["equal"] > 40
+    tally.add(family, f"golden battery, {vocabulary} vocabulary", counts)
 
 
 def difference(tokenizer: Any, name: str, tokens: list[int], text: str) -> str:
     ours = tokenizer.decode(tokens, clean_up_tokenization_spaces=False)
     return f"{name}\n  ours:     {ours!r}\n  template: {text!r}"
-
-
-def report(capsys: pytest.CaptureFixture[str], what: str, counts: Counter[str]) -> None:
-    TOTAL.update(counts)
-    with capsys.disabled():
-        print(f"\n  parity {what}: {dict(counts)}", end="")
 
 
 def template_tokens(
@@ -157,7 +148,7 @@ def num_random(family: Family) -> int:
 
 
 @pytest.mark.parametrize("family", PROVED, ids=str)
-def test_random_conversations(family: Family, capsys: pytest.CaptureFixture[str]) -> None:
+def test_random_conversations(family: Family, tally: ParityTally) -> None:
     """Random conversations, each as a prompt and as a whole, against the template itself."""
     renderer = family.make(standin(family.tokenizer), special_text="control")
     template = template_of(family)
@@ -180,7 +171,7 @@ def test_random_conversations(family: Family, capsys: pytest.CaptureFixture[str]
     except AssertionError:
         given(chat=chats())(check)()  # finds the smallest conversation that differs
         raise
-    report(capsys, str(family), counts)
+    tally.add(family, "random conversations", counts)
     assert counts["random conversations"] >= num_random(family)
 
 
@@ -220,9 +211,7 @@ def vocabulary_hash(family: Family) -> str:
 
 
 @pytest.mark.parametrize("family", PROVED, ids=str)
-def test_own_recordings(
-    family: Family, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_own_recordings(family: Family, request: pytest.FixtureRequest, tally: ParityTally) -> None:
     """What the templates gave when we asked them; a missing recording is a failure."""
     renderer = family.make(standin(family.tokenizer), special_text="control")
     if request.config.getoption("--regenerate-golden"):
@@ -241,7 +230,7 @@ def test_own_recordings(
         assert sha256(text) == case["text_sha256"], where
         counts["recorded"] += 1
         counts["tokens"] += len(tokens)
-    report(capsys, f"{family} recordings", counts)
+    tally.add(family, "own recordings", counts)
     assert counts["recorded"] >= 20
 
 

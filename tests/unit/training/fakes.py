@@ -94,7 +94,7 @@ class FakeTrainingClient:
         backward = self._pass(weighted, "cross_entropy", backward=True).value
         loss.commit()
         answer = backward.model_copy(update={"metrics": {**backward.metrics, **metrics}})
-        return Later(loss.finished(answer), self.service.calls, "forward_backward_custom")
+        return Later(loss.finished(answer, {}), self.service.calls, "forward_backward_custom")
 
     def _pass(self, data: list[Datum], loss_fn: str, *, backward: bool) -> Later:
         assert loss_fn == "cross_entropy"
