@@ -1,7 +1,6 @@
 """Tokenizers and conversations that renderer tests share."""
 
 from collections import Counter
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -12,40 +11,46 @@ from tinsmith.renderers import Message, get_tokenizer
 
 
 class ParityTally:
-    """What was compared with the templates: told suite by suite, and in all at the end."""
+    """What was compared with the templates: told suite by suite, and in all, after the tests."""
 
-    def __init__(self, terminal: Any) -> None:
-        self._terminal = terminal
+    def __init__(self) -> None:
+        self.lines: list[str] = []
         self._families: set[str] = set()
         self._total: Counter[str] = Counter()
 
     def add(self, family: object, suite: str, counts: Counter[str]) -> None:
         self._families.add(str(family))
         self._total.update(counts)
-        self._say(f"parity {family}, {suite}: {dict(counts)}")
+        self.lines.append(f"{family}, {suite}: {dict(counts)}")
 
-    def say_total(self) -> None:
-        total = self._total
-        compared = total["equal"] + total["random conversations"] + total["recorded"]
-        if compared:
-            refused = total["refused"] + total["template refuses"]
-            self._say(
-                f"parity in all: {len(self._families)} families, {compared} conversations and "
-                f"{total['tokens']} tokens equal, 0 mismatches; {refused} refused, "
-                f"{total['differs on purpose']} different on purpose"
-            )
-
-    def _say(self, line: str) -> None:
-        self._terminal.ensure_newline()
-        self._terminal.write_line(line)
+    @property
+    def total(self) -> str:
+        counts = self._total
+        compared = counts["equal"] + counts["random conversations"] + counts["recorded"]
+        refused = counts["refused"] + counts["template refuses"]
+        return (
+            f"in all: {len(self._families)} families, {compared} conversations and "
+            f"{counts['tokens']} tokens equal, 0 mismatches (one would fail its test); "
+            f"{refused} refused, {counts['differs on purpose']} different on purpose"
+        )
 
 
-@pytest.fixture(scope="session")
-def tally(pytestconfig: pytest.Config) -> Iterator[ParityTally]:
+TALLY = pytest.StashKey[ParityTally]()
+
+
+@pytest.fixture
+def tally(pytestconfig: pytest.Config) -> ParityTally:
     """Counts what the parity suites compare; a mismatch fails its test and is never counted."""
-    made = ParityTally(pytestconfig.pluginmanager.get_plugin("terminalreporter"))
-    yield made
-    made.say_total()
+    return pytestconfig.stash.setdefault(TALLY, ParityTally())
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """Says the counts at the end, whatever was captured."""
+    made = config.stash.get(TALLY, None)
+    if made is not None:
+        terminalreporter.section("parity with chat templates")
+        for line in (*made.lines, made.total):
+            terminalreporter.write_line(line)
 
 
 @pytest.fixture(scope="session")
