@@ -44,13 +44,13 @@ def test_a_quick_run_prints_a_table_and_writes_json(tmp_path: Path) -> None:
     content = json.loads(path.read_text(encoding="utf-8"))
     assert {"cpu", "cores", "threads", "versions", "date", "revision"} <= set(content["machine"])
     names = [row["name"] for row in content["rows"]]
-    assert len(names) == 4
+    assert len(names) == 5
     for row in content["rows"]:
         assert row["error"] is None, row
         assert row["ours"] > 0
         assert row["met"] in (True, False)
     compared = [row for row in content["rows"] if row["ratio"] is not None]
-    assert len(compared) == 2, "training at equal and at ragged lengths"
+    assert len(compared) == 3, "training at equal and at ragged lengths, and a custom loss"
     assert all(
         low <= row["ratio"] <= high for row in compared for low, high in [row["ratio_range"]]
     )
