@@ -44,9 +44,11 @@ from tinsmith.renderers.tool_calls import to_json
 from tinsmith.renderers.xml_calls import (
     CALL_INSTRUCTIONS,
     CALL_TAGS,
+    extra_keys,
     json_unless_scalar,
     read_xml_call,
     xml_call,
+    xml_parameter,
 )
 
 THINK, END_THINK = "<think>", "</think>"
@@ -249,32 +251,16 @@ def _function(tool: ToolSpec) -> str:
     if isinstance(parameters, Mapping):
         properties = parameters.get("properties")
         if isinstance(properties, Mapping):
-            text += "".join(_parameter(name, fields) for name, fields in properties.items())
-        text += _extra(parameters, {"type", "properties", "required"})
+            text += "".join(
+                xml_parameter(name, fields, json_unless_scalar, has_enum=True)
+                for name, fields in properties.items()
+            )
+        text += extra_keys(parameters, {"type", "properties", "required"}, json_unless_scalar)
         if "required" in parameters:
             text += f"\n<required>{to_json(parameters['required'])}</required>"
     text += "\n</parameters>"
-    return f"{text}{_extra(function, {'type', 'name', 'description', 'parameters'})}\n</function>"
-
-
-def _parameter(name: str, fields: Mapping[str, Any]) -> str:
-    text = f"\n<parameter>\n<name>{name}</name>"
-    if "type" in fields:
-        text += f"\n<type>{fields['type']}</type>"
-    if "description" in fields:
-        text += f"\n<description>{str(fields['description']).strip()}</description>"
-    if "enum" in fields:
-        text += f"\n<enum>{to_json(fields['enum'])}</enum>"
-    return f"{text}{_extra(fields, {'name', 'type', 'description', 'enum'})}\n</parameter>"
-
-
-def _extra(fields: Mapping[str, Any], known: set[str]) -> str:
-    """Whatever else a schema says, each key between tags."""
-    return "".join(
-        f"\n<{key}>{json_unless_scalar(value)}</{key}>"
-        for key, value in fields.items()
-        if key not in known
-    )
+    known = {"type", "name", "description", "parameters"}
+    return f"{text}{extra_keys(function, known, json_unless_scalar)}\n</function>"
 
 
 _ULTRA = partial(Nemotron3Renderer, release=ULTRA)

@@ -21,13 +21,14 @@ from tinsmith.renderers.messages import ToolSpec
 from tinsmith.renderers.replies import ReplyReader
 from tinsmith.renderers.scripts import Script
 from tinsmith.renderers.tagged_replies import ReplyFormat
-from tinsmith.renderers.tool_calls import to_json
 from tinsmith.renderers.xml_calls import (
     CALL_INSTRUCTIONS,
     CALL_TAGS,
+    extra_keys,
     json_if_object,
     read_xml_call,
     xml_call,
+    xml_parameter,
 )
 
 DEFAULT_SYSTEM = (
@@ -107,31 +108,15 @@ def _declared(tool: ToolSpec) -> str:
     if isinstance(parameters, Mapping):
         properties = parameters.get("properties")
         if isinstance(properties, Mapping):
-            text += "".join(_parameter(name, fields) for name, fields in properties.items())
-        text += extra_keys(parameters, {"type", "properties"})
+            text += "".join(
+                xml_parameter(name, fields, json_if_object) for name, fields in properties.items()
+            )
+        text += extra_keys(parameters, {"type", "properties"}, json_if_object)
     text += "\n</parameters>"
-    return f"{text}{extra_keys(function, _KNOWN_OF_A_FUNCTION)}\n</function>"
+    return f"{text}{extra_keys(function, _KNOWN_OF_A_FUNCTION, json_if_object)}\n</function>"
 
 
 _KNOWN_OF_A_FUNCTION = {"type", "name", "description", "parameters"}
-
-
-def _parameter(name: str, fields: Mapping[str, Any]) -> str:
-    text = f"\n<parameter>\n<name>{name}</name>"
-    if "type" in fields:
-        text += f"\n<type>{fields['type']}</type>"
-    if "description" in fields:
-        text += f"\n<description>{str(fields['description']).strip()}</description>"
-    return f"{text}{extra_keys(fields, {'name', 'type', 'description'})}\n</parameter>"
-
-
-def extra_keys(fields: Mapping[str, Any], known: set[str]) -> str:
-    """Whatever else a schema says, each key between tags."""
-    return "".join(
-        f"\n<{key}>{to_json(value) if isinstance(value, Mapping) else value}</{key}>"
-        for key, value in fields.items()
-        if key not in known
-    )
 
 
 RENDERERS: dict[str, RendererFactory] = {"qwen3_coder": Qwen3CoderRenderer}

@@ -48,6 +48,32 @@ def json_if_object(value: Any) -> str:
     return to_json(value) if isinstance(value, Mapping) else str(value)
 
 
+def xml_parameter(
+    name: str, fields: Mapping[str, Any], write_value: WriteValue, *, has_enum: bool = False
+) -> str:
+    """The declaration of one parameter; with `has_enum` its choices have a tag of their own."""
+    text = f"\n<parameter>\n<name>{name}</name>"
+    known = {"name", "type", "description"}
+    if "type" in fields:
+        text += f"\n<type>{fields['type']}</type>"
+    if "description" in fields:
+        text += f"\n<description>{str(fields['description']).strip()}</description>"
+    if has_enum:
+        known.add("enum")
+        if "enum" in fields:
+            text += f"\n<enum>{to_json(fields['enum'])}</enum>"
+    return f"{text}{extra_keys(fields, known, write_value)}\n</parameter>"
+
+
+def extra_keys(fields: Mapping[str, Any], known: set[str], write_value: WriteValue) -> str:
+    """Whatever else a schema says, each key between tags."""
+    return "".join(
+        f"\n<{key}>{write_value(value)}</{key}>"
+        for key, value in fields.items()
+        if key not in known
+    )
+
+
 def xml_call(call: ToolCall, index: int, write_value: WriteValue) -> str:
     """A call between its tags, without what separates it from its neighbours.
 
