@@ -196,7 +196,7 @@ class Engine:
             return work(job, adapter, checked)
         except TinsmithError:
             raise
-        except Exception as error:
+        except Exception as error:  # request boundary: this job's result reports it
             logger.warning("a pass of one job died", exc_info=error)
             return _dead_pass(error)
 
@@ -204,7 +204,7 @@ class Engine:
         """Run one pass; returns whether it lived. If not, it is noted as each run's failure."""
         try:
             run_pass(self.base, runs, self.limits)
-        except Exception as error:
+        except Exception as error:  # request boundary: the jobs' results report it
             logger.warning("a pass of %d jobs died", len(runs), exc_info=error)
             for run in runs:
                 run.failure = _dead_pass(error)
