@@ -11,6 +11,8 @@
 PYTHON ?= python3
 PIP_FLAGS ?=
 ARGS ?=
+# Processes of the unit tests: `auto` is one a core; 0 runs them in pytest's own, for a debugger.
+WORKERS ?= auto
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -52,7 +54,8 @@ demo: $(VENV)/.engine
 test: unit integration
 
 unit: $(VENV)/.dev
-	@$(BIN)/python -m pytest tests --ignore=tests/integration --ignore=tests/interop $(ARGS)
+	@$(BIN)/python -m pytest tests --ignore=tests/integration --ignore=tests/interop \
+		-n $(WORKERS) --maxprocesses 8 --dist worksteal $(ARGS)
 
 integration: $(VENV)/.dev
 	@$(BIN)/python -m pytest tests/integration tests/interop $(ARGS)

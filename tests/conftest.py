@@ -9,6 +9,10 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.parity import pytest_sessionfinish, pytest_terminal_summary, pytest_testnodedown
+
+__all__ = ["pytest_sessionfinish", "pytest_terminal_summary", "pytest_testnodedown"]
+
 # Two cores are shared by pytest, an engine process and a service: more threads only fight.
 # Set before anything imports torch, and inherited by every process that a test starts.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -77,7 +77,9 @@ def test_a_key_that_the_exchange_refuses_is_an_authentication_error(
 
 
 @pytest.mark.parametrize(
-    "token", ["", "x.y.z", make_token(lifetime_s=-5), make_token(lifetime_s=0)]
+    "token",
+    ["", "x.y.z", make_token(lifetime_s=-5), make_token(lifetime_s=0)],
+    ids=["empty", "not a token", "run out", "runs out now"],  # a token holds the time: no name
 )
 def test_a_token_that_says_no_lifetime_is_refused(server: RecordingServer, token: str) -> None:
     wants_tokens(server, token)

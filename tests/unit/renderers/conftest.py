@@ -1,56 +1,19 @@
 """Tokenizers and conversations that renderer tests share."""
 
-from collections import Counter
 from typing import Any
 
 import pytest
 from hypothesis import strategies as st
 
 from tests.assets import REPOSITORY
+from tests.parity import ParityTally, tally_of
 from tinsmith.renderers import Message, get_tokenizer
-
-
-class ParityTally:
-    """What was compared with the templates: told suite by suite, and in all, after the tests."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-        self._families: set[str] = set()
-        self._total: Counter[str] = Counter()
-
-    def add(self, family: object, suite: str, counts: Counter[str]) -> None:
-        self._families.add(str(family))
-        self._total.update(counts)
-        self.lines.append(f"{family}, {suite}: {dict(counts)}")
-
-    @property
-    def total(self) -> str:
-        counts = self._total
-        compared = counts["equal"] + counts["random conversations"] + counts["recorded"]
-        refused = counts["refused"] + counts["template refuses"]
-        return (
-            f"in all: {len(self._families)} families, {compared} conversations and "
-            f"{counts['tokens']} tokens equal, 0 mismatches (one would fail its test); "
-            f"{refused} refused, {counts['differs on purpose']} different on purpose"
-        )
-
-
-TALLY = pytest.StashKey[ParityTally]()
 
 
 @pytest.fixture
 def tally(pytestconfig: pytest.Config) -> ParityTally:
     """Counts what the parity suites compare; a mismatch fails its test and is never counted."""
-    return pytestconfig.stash.setdefault(TALLY, ParityTally())
-
-
-def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    """Says the counts at the end, whatever was captured."""
-    made = config.stash.get(TALLY, None)
-    if made is not None:
-        terminalreporter.section("parity with chat templates")
-        for line in (*made.lines, made.total):
-            terminalreporter.write_line(line)
+    return tally_of(pytestconfig)
 
 
 @pytest.fixture(scope="session")

@@ -18,8 +18,8 @@ import pytest
 from hypothesis import given
 
 from tests.assets import asset
+from tests.parity import ParityTally
 from tests.unit.renderers.chat_strategy import chats, drawn
-from tests.unit.renderers.conftest import ParityTally
 from tests.unit.renderers.families import (
     GOLDEN,
     NOW,
