@@ -2,5 +2,6 @@
 
 from tinsmith.telemetry.stores.base import Store
 from tinsmith.telemetry.stores.memory import MemoryStore
+from tinsmith.telemetry.stores.sqlite import SqliteStore
 
-__all__ = ["MemoryStore", "Store"]
+__all__ = ["MemoryStore", "SqliteStore", "Store"]

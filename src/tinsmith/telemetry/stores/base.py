@@ -7,7 +7,8 @@ The same suite of tests runs on each implementation (`tests/unit/telemetry/store
   nothing;
 - raise `StoreError` when the disk, the file or the server fails, with `is_permanent` where trying
   again cannot help, and `UnknownNameError` for a run that they do not have;
-- keep NaN and infinities as the values they are, in points and in measurements;
+- keep NaN and infinities as the values they are, in points and in measurements (the sign of a zero
+  may get lost);
 - survive a fork: in a child process they open connections of their own.
 """
 

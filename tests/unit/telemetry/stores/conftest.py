@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from tinsmith.telemetry.stores import MemoryStore, Store
+from tinsmith.telemetry.stores import MemoryStore, SqliteStore, Store
 
 MAKERS: dict[str, Callable[[Path], Store]] = {
     "memory": lambda folder: MemoryStore(),
+    "sqlite": lambda folder: SqliteStore(folder / "runs"),
 }
 
 

