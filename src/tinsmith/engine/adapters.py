@@ -24,12 +24,15 @@ from tinsmith.engine.lora import LoraPair
 from tinsmith.engine.optimizers import check_params, make_optimizer
 from tinsmith.types import AdamOptimizerConfig, LoraConfig, OptimizerConfig, OptimParams
 
-__all__ = ["LORA_ALPHA", "Adapter", "AdapterPass", "AdapterSnapshot", "LayerShape"]
+__all__ = ["LORA_ALPHA", "Adapter", "AdapterPass", "AdapterSnapshot", "LayerShape", "flat_norm"]
 
 LORA_ALPHA = 32.0
 """Tinker's fixed value: products are scaled by 32 / rank."""
 
 MAX_RANK = 1024
+
+NORM_PIECE = 4096
+"""Entries whose squares are summed one after another: 2^12 of float32's 2^24."""
 
 
 @dataclass(frozen=True)
@@ -197,11 +200,11 @@ class Adapter:
         """
         settings = check_params(self.optimizer, params)
         grad = self.grad if self.grad is not None else torch.zeros_like(self.flat)
-        grad_norm = torch.linalg.vector_norm(grad)
+        grad_norm = flat_norm(grad)
         if not math.isfinite(grad_norm.item()):
             raise UserError(
                 f"optim_step: the gradient's norm is {grad_norm.item()}, beyond {grad.dtype}",
-                hint="scale weights or advantages down; the gradient is kept",
+                hint="scale weights or advantages down; load_state drops the gradient accumulated",
             )
         if settings.grad_clip_norm > 0:
             # torch.nn.utils.clip_grad_norm_'s formula, on the flat buffer.
@@ -212,8 +215,8 @@ class Adapter:
         weights = self.flat.detach()
         metrics = {
             "grad_norm": grad_norm.item(),
-            "update_norm": torch.linalg.vector_norm(before.sub_(weights)).item(),
-            "weight_norm": torch.linalg.vector_norm(weights).item(),
+            "update_norm": flat_norm(before.sub_(weights)).item(),
+            "weight_norm": flat_norm(weights).item(),
             "learning_rate": settings.learning_rate,
             "step": float(self.step),
         }
@@ -226,6 +229,18 @@ class Adapter:
         return AdapterSnapshot.from_weights(
             weights, lora_config=self.lora_config, base_model=base_model
         )
+
+
+def flat_norm(values: Tensor) -> Tensor:
+    """Euclidean norm of a flat buffer, as the norm of the norms of its pieces.
+
+    torch sums a long float32 tensor's squares one after another on the CPU: its own norm of 1e8
+    entries is 1 % too small, this one is right to 1e-6.
+    """
+    whole = values.numel() // NORM_PIECE * NORM_PIECE
+    norms = torch.linalg.vector_norm(values[:whole].view(-1, NORM_PIECE), dim=1)
+    rest = torch.linalg.vector_norm(values[whole:])
+    return torch.linalg.vector_norm(torch.cat([norms, rest[None]]))
 
 
 def layer_shapes(features: Mapping[str, tuple[int, int]], rank: int) -> list[LayerShape]:
