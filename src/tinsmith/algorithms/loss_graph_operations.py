@@ -53,7 +53,7 @@ _BOTH: dict[str, Cost] = {
         "lgamma digamma floor ceil round trunc frac sign sgn reciprocal isfinite isnan isinf "
         "logical_not bitwise_not nan_to_num clone detach softmax log_softmax cumsum cumprod "
         "logcumsumexp cummax cummin flip roll triu tril sum mean prod std var logsumexp "
-        "nansum nanmean all any argmax argmin max min amax amin count_nonzero unsqueeze squeeze "
+        "nansum nanmean all any argmax argmin amax amin count_nonzero unsqueeze squeeze "
         "flatten reshape transpose permute movedim t narrow select diagonal gather take numel "
         "scatter_add index_add",
     ),
@@ -61,9 +61,9 @@ _BOTH: dict[str, Cost] = {
     **_named(
         Cost.BROADCAST,
         "add sub subtract mul multiply div divide true_divide floor_divide remainder fmod pow "
-        "maximum minimum fmax fmin where eq ne lt le gt ge logical_and logical_or logical_xor "
-        "bitwise_and bitwise_or bitwise_xor atan2 lerp addcmul addcdiv xlogy logaddexp hypot clamp "
-        "clip masked_fill masked_select isclose",
+        "maximum minimum max min fmax fmin where eq ne lt le gt ge logical_and logical_or "
+        "logical_xor bitwise_and bitwise_or bitwise_xor atan2 lerp addcmul addcdiv xlogy "
+        "logaddexp hypot clamp clip masked_fill masked_select isclose",
     ),
     **_named(Cost.SHAPE, "broadcast_to"),
     **_named(Cost.PRODUCT, "matmul mm mv dot bmm inner"),

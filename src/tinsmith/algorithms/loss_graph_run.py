@@ -147,6 +147,13 @@ def _resolve(argument: Value, values: Mapping[str, Value]) -> Value:
 
 
 def _call(node: GraphNode, args: tuple[Value, ...], kwargs: dict[str, Value]) -> Value:
+    operands = _leaves((*args, *kwargs.values()), (Tensor, int, float))
+    if kwargs.get("rounding_mode") == "trunc" and all(map(_is_whole, operands)):
+        # The least whole number by -1 ends the process: torch divides by the machine's instruction.
+        raise TypeError("rounding_mode='trunc' takes no whole numbers; use 'floor' or floats")
+    if node.target == "torch.where" and len(args) + len(kwargs) < 3:
+        # Of a condition alone it is the places that hold: ndim whole numbers for each of them.
+        raise TypeError("where takes a condition and two values")
     if kwargs and not (node.op == "call_method" or node.target.startswith("torch.")):
         raise TypeError(f"{node.target} takes no keyword arguments")
     if node.op == "call_method":
@@ -231,8 +238,8 @@ def _checked_value(value: Value) -> Value:
     if isinstance(value, Tensor):
         if value.is_complex() or value.layout != torch.strided:
             raise TypeError("complex and sparse tensors are not supported")
-        if value.numel() > MAX_NODE_ELEMENTS:
-            raise ValueError(f"{value.numel()} elements, at most {MAX_NODE_ELEMENTS} are allowed")
+        if _extent(value) > MAX_NODE_ELEMENTS:
+            raise ValueError(f"{_extent(value)} elements, at most {MAX_NODE_ELEMENTS} are allowed")
         return value
     if isinstance(value, tuple):
         return tuple(_checked_value(item) for item in cast("tuple[Value, ...]", value))
@@ -265,7 +272,7 @@ def _checked_cost(
         ValueError: more than one node may, or than are left.
     """
     kind = (FUNCTIONS if node.op == "call_function" else METHODS)[node.target]
-    cost = max(_cost(kind, args, kwargs), 1)
+    cost = max(_cost(node, kind, args, kwargs), 1)
     if cost > MAX_NODE_ELEMENTS and kind is not Cost.SORT:
         raise ValueError(f"up to {cost} elements, at most {MAX_NODE_ELEMENTS} are allowed")
     if cost > left:
@@ -273,17 +280,20 @@ def _checked_cost(
     return cost
 
 
-def _cost(kind: Cost, args: tuple[Value, ...], kwargs: Mapping[str, Value]) -> int:
+def _cost(node: GraphNode, kind: Cost, args: tuple[Value, ...], kwargs: Mapping[str, Value]) -> int:
     everything = (*args, *kwargs.values())
     tensors = list(_leaves(everything, Tensor))
-    sizes = [tensor.numel() for tensor in tensors]
+    sizes = [_extent(tensor) for tensor in tensors]
     if kind is Cost.BROADCAST:
         return _broadcast(tensors) if len(tensors) > 1 else sum(sizes)
     if kind is Cost.SHAPE:
-        return _shape_cost(args, kwargs)
+        has_tensor = node.op == "call_method" or node.target == "torch.broadcast_to"
+        return _shape_cost(args, kwargs, has_tensor=has_tensor)
     if kind is Cost.OUTER:
         return math.prod(sizes)
     if kind is Cost.RANGE:
+        if tensors:
+            raise TypeError("a range takes numbers, not tensors")
         numbers = [float(n) for n in _leaves(everything, (int, float))]
         step = min((abs(n) for n in numbers if n), default=1.0)
         extent = sum(map(abs, numbers)) / min(step, 1.0)
@@ -294,31 +304,50 @@ def _cost(kind: Cost, args: tuple[Value, ...], kwargs: Mapping[str, Value]) -> i
         # An upper bound of rows times inner times columns (and batches) for any two tensors.
         first, second = (*tensors, *[torch.zeros(())] * 2)[:2]
         inner = min((*first.shape[-1:], *second.shape[-2:]), default=1)
-        return max(first.numel() * second.numel() // max(inner, 1), sum(sizes))
+        return max(_extent(first) * _extent(second) // max(inner, 1), sum(sizes))
     if kind is Cost.SELECT:
-        source, index = (*tensors, *[torch.zeros(1)] * 2)[:2]
-        return source.numel() // max(min(source.shape, default=1), 1) * max(index.numel(), 1)
+        # Keywords may put the indices first.
+        first, second = (*tensors, *[torch.zeros(1)] * 2)[:2]
+        return max(
+            _extent(source) // max(min(source.shape, default=1), 1) * _extent(index)
+            for source, index in ((first, second), (second, first))
+        )
     if kind is Cost.ITEM:
         return _index_cost(args)
     return sum(sizes) * (_SORT_FACTOR if kind is Cost.SORT else 1)
 
 
-def _shape_cost(args: tuple[Value, ...], kwargs: Mapping[str, Value]) -> int:
+def _shape_cost(args: tuple[Value, ...], kwargs: Mapping[str, Value], *, has_tensor: bool) -> int:
     """Elements of a result whose sizes stand among the arguments; -1 keeps a tensor's size."""
+    tensor = kwargs.get("input", args[0] if args else None) if has_tensor else None
+    rest = args[1:] if has_tensor and "input" not in kwargs else args
     given = kwargs.get("size", kwargs.get("shape"))
-    listed: list[Value] = [arg for arg in (given, *args) if isinstance(arg, (list, tuple))]
-    sizes = list(_leaves(listed[0] if listed else args, int))
-    tensor = next(_leaves(args, Tensor), torch.zeros(()))
-    kept = (1,) * (len(sizes) - tensor.ndim) + tuple(tensor.shape)
-    return math.prod(
-        size if size >= 0 else old for size, old in zip(sizes, kept[-len(sizes) :], strict=False)
-    )
+    listed: list[Value] = [arg for arg in (given, *rest) if isinstance(arg, (list, tuple))]
+    asked = listed[0] if listed else (given, *rest)
+    if next(_leaves(asked, Tensor), None) is not None:  # torch would read its value as a size
+        raise TypeError("sizes must be numbers, not tensors")
+    sizes = list(_leaves(asked, int))
+    shape = tuple(tensor.shape) if isinstance(tensor, Tensor) else ()
+    kept = (1,) * (len(sizes) - len(shape)) + shape
+    wanted = zip(sizes, kept[len(kept) - len(sizes) :], strict=False)
+    return math.prod(max(size if size >= 0 else old, 1) for size, old in wanted)
+
+
+def _extent(tensor: Tensor) -> int:
+    """Its elements; a dimension of 0 counts as 1, for a sum over it leaves all of the others."""
+    return math.prod(max(size, 1) for size in tensor.shape)
+
+
+def _is_whole(value: Tensor | float) -> bool:
+    if isinstance(value, Tensor):
+        return not value.is_floating_point()
+    return isinstance(value, int)
 
 
 def _broadcast(tensors: list[Tensor]) -> int:
     width = max(tensor.ndim for tensor in tensors)
     shapes = [(1,) * (width - tensor.ndim) + tuple(tensor.shape) for tensor in tensors]
-    return math.prod(max(sizes) for sizes in zip(*shapes, strict=True))
+    return math.prod(max(*sizes, 1) for sizes in zip(*shapes, strict=True))
 
 
 def _index_cost(args: tuple[Value, ...]) -> int:
@@ -327,21 +356,23 @@ def _index_cost(args: tuple[Value, ...]) -> int:
         return 1
     value, index = args
     parts = cast("tuple[Value, ...]", index if isinstance(index, tuple) else (index,))
+    if any(isinstance(part, bool) for part in parts):
+        raise TypeError("an index may not be true or false")
     places = [i for i, part in enumerate(parts) if isinstance(part, (Tensor, list))]
     if not places:
-        return value.numel()
+        return _extent(value)
     if len(places) > 1:
         raise ValueError("at most one index may be a tensor or a list")
     picked = torch.as_tensor(parts[places[0]])
     if picked.dtype == torch.bool:
-        return value.numel()
+        return _extent(value)
     before, num_after = parts[: places[0]], len(parts) - places[0] - 1
     dim = sum(part is not None for part in before)
     if any(part is ... for part in before):
         dim = value.ndim - 1 - num_after
     if not 0 <= dim < value.ndim:
         raise IndexError("too many indices")
-    return value.numel() // max(value.shape[dim], 1) * max(picked.numel(), 1)
+    return _extent(value) // max(value.shape[dim], 1) * _extent(picked)
 
 
 def _leaves(value: Value, kind: type | tuple[type, ...]) -> Iterator[Any]:

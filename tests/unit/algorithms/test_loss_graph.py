@@ -283,6 +283,9 @@ def fn(target: str, *args: Any, name: str = "n", **kwargs: Any) -> dict:
 
 
 LP = {"ref": "logprobs"}
+N0 = {"ref": "n0"}
+BIG = fn("torch.full", [], 2**26, dtype={"dtype": "int64"}, name="n0")
+"""A tensor of one whole number, which torch takes wherever it takes a number."""
 
 
 @pytest.mark.parametrize(
@@ -294,6 +297,45 @@ LP = {"ref": "logprobs"}
         ([fn("torch.arange", 0, 1, 1e-12)], "range is too long"),
         ([_node(target="expand", args=[LP, 10**9, -1])], "up to 4000000000 elements"),
         ([fn("torch.broadcast_to", LP, {"tuple": [10**9, 4]})], "up to 4000000000 elements"),
+        # What torch would read a tensor's value as a size for.
+        ([BIG, fn("torch.zeros", N0)], "sizes must be numbers, not tensors"),
+        ([BIG, fn("torch.ones", size={"tuple": [N0, 2]})], "sizes must be numbers, not tensors"),
+        ([BIG, fn("torch.full", [N0], 1.0)], "sizes must be numbers, not tensors"),
+        ([BIG, _node(target="new_zeros", args=[N0, N0])], "sizes must be numbers, not tensors"),
+        ([BIG, fn("torch.arange", N0)], "a range takes numbers, not tensors"),
+        # A sum over a dimension of 0 leaves the others.
+        ([fn("torch.zeros", 0, 2**26)], "up to 67108864 elements"),
+        ([_node(target="new_ones", args=[LP, [2**26, 0]])], "up to 67108864 elements"),
+        (
+            [
+                fn("torch.ones", 2**13, 0, name="n0"),
+                _node(target="t", name="n1", args=[N0]),
+                fn("torch.matmul", N0, {"ref": "n1"}),
+            ],
+            "up to 67108864 elements",
+        ),
+        (
+            [
+                fn("torch.zeros", 2**13, 1, name="n0"),
+                _node(target="t", name="n1", args=[N0]),
+                fn("torch.max", N0, {"ref": "n1"}),
+            ],
+            "up to 67108864 elements",
+        ),
+        (
+            [
+                fn("torch.zeros", 1, 2**13, name="n0"),
+                fn("torch.zeros", 2**13, dtype={"dtype": "int64"}, name="n1"),
+                fn("torch.index_select", index={"ref": "n1"}, input=N0, dim=0),
+            ],
+            "up to 67108864 elements",
+        ),
+        ([fn("operator.getitem", LP, {"tuple": [True, [0]]})], "may not be true or false"),
+        ([fn("torch.where", LP)], "where takes a condition and two values"),
+        (
+            [BIG, fn("torch.div", N0, -1, rounding_mode="trunc")],
+            "rounding_mode='trunc' takes no whole numbers",
+        ),
         ([fn("operator.pow", 10, 10**9)], "does not fit in 64 bits"),
         ([fn("operator.mul", 2**62, 4)], "does not fit in 64 bits"),
         ([fn("operator.mul", [1], 10**12)], "operands must be tensors or numbers"),
