@@ -7,7 +7,7 @@ names its columns. The package is the extra `data`; it is imported when a data s
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import islice
@@ -19,6 +19,11 @@ from tinsmith.data.rows import Row, RowParser, StoredRows, without_nulls
 
 PREFIX = "hf:"
 Kind = Literal["conversations", "comparisons", "prompts"]
+_COLUMNS: Mapping[Kind, Sequence[str]] = {
+    "conversations": ("messages", "tools", "functions", "system"),
+    "comparisons": ("prompt", "chosen", "rejected"),
+    "prompts": ("prompt", "question", "problem", "answer", "solution"),
+}
 _PRESETS = Path(__file__).with_name("presets.toml")
 _SPEAKERS = {
     "human": "user",
@@ -104,7 +109,8 @@ def open_hub(
             field="data",
             hint=f"choose a data set of {kind}",
         )
-    rows = StoredRows.spool(hub_rows(source, split or source.train), name, parse, problems)
+    values = hub_rows(replace(source, kind=kind), split or source.train)
+    rows = StoredRows.spool(values, name, parse, problems)
     if not len(rows) and not problems:
         raise DataError(f"data={name}: the split is empty", field="data", hint="choose another")
     return rows
@@ -122,13 +128,27 @@ def hub_rows(source: HubDataset, split: str, *, limit: int | None = None) -> Ite
         DataError: It cannot be loaded; the reason is in the message.
         MissingExtraError: `datasets` is not installed.
     """
-    table = load_split(source, split)
     names = dict(source.columns)
+    table = _with_columns(load_split(source, split), source)
     for row in islice(table, limit):
         value = {**row, **{ours: row.get(theirs) for ours, theirs in names.items()}}
         if source.form == "sharegpt":
             value["messages"] = _from_sharegpt(value.get("messages"), value.get("system"))
         yield without_nulls(value)
+
+
+def _with_columns(table: Any, source: HubDataset) -> Any:
+    """A table's columns that its kind is made of, so that no other has to be read, or to be JSON.
+
+    All of them where it has none of these, for the error to name.
+    """
+    # Any: a Dataset.
+    if source.kind is None:
+        return table
+    renamed = dict(source.columns)
+    wanted = {renamed.get(column, column) for column in _COLUMNS[source.kind]}
+    found = [column for column in table.column_names if column in wanted]
+    return table.select_columns(found) if found else table
 
 
 def load_split(source: HubDataset, split: str) -> Iterable[Any]:

@@ -23,6 +23,7 @@ _CALL = '{"type": "function", "function": {"name": "f", "arguments": "{}"}}'
 _TOOL = '{"type": "function", "function": {"name": "f", "parameters": {}}}'
 _PARTS = {"text": "text", "thinking": "thinking", "image": "image", "image_url": "image_url"}
 _THINKING_FIELDS = ("reasoning_content", "thinking", "reasoning")
+_TEXT_FIELDS = (*_THINKING_FIELDS, "name", "tool_call_id")
 
 
 class CheckedMessages(NamedTuple):
@@ -87,9 +88,12 @@ def _check_message(where: str, message: Any) -> None:
         raise RowProblem(f"{where}.content is missing", 'add it: use "" for no text')
     if message.get("content") is not None or not may_be_silent:
         _check_content(where, message["content"])
-    for key in _THINKING_FIELDS:
-        if isinstance(message.get(key), str):
-            _check_text(f"{where}.{key}", message[key])
+    for key in _TEXT_FIELDS:
+        value = message.get(key)
+        if value is not None and not isinstance(value, str):
+            raise RowProblem(f"{where}.{key} is a JSON {json_kind(value)}, not text", "use text")
+    for key in (*_TEXT_FIELDS, "tool_calls"):
+        _check_all_text(f"{where}.{key}", message.get(key))
     _check_weights(where, message)
 
 
@@ -124,7 +128,7 @@ def _check_content(where: str, content: Any) -> None:
         )
     for place, part in enumerate(content):
         kind = part.get("type") if isinstance(part, Mapping) else json_kind(part)
-        if kind not in _PARTS:
+        if not isinstance(kind, str) or kind not in _PARTS:
             raise RowProblem(
                 f"{where}.content[{place}] has type={kind!r}: must be {', '.join(_PARTS)}",
                 'use {"type": "text", "text": "..."}',
@@ -165,6 +169,9 @@ def _check_calls(where: str, message: Mapping[str, Any]) -> None:
 
 def _check_call(where: str, call: Any) -> None:
     function = call.get("function") if isinstance(call, Mapping) else None
+    kind = call.get("type", "function") if isinstance(call, Mapping) else "function"
+    if kind not in ("function", None):
+        raise RowProblem(f"{where}.type={kind!r}: must be function", f"write {_CALL}")
     if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
         raise RowProblem(f"{where} has no function with a name", f"write {_CALL}")
     arguments = function.get("arguments")
@@ -181,6 +188,11 @@ def _check_call(where: str, call: Any) -> None:
             f"{where}.function.arguments is a JSON {json_kind(arguments)}, not an object",
             "write an object, or the JSON text of one",
         )
+    if isinstance(function["arguments"], str):
+        _check_all_text(f"{where}.function.arguments", arguments)
+    call_id = call.get("id")
+    if call_id is not None and not isinstance(call_id, str):
+        raise RowProblem(f"{where}.id is a JSON {json_kind(call_id)}, not text", "use text")
 
 
 def _checked_tools(tools: Any) -> tuple[Mapping[str, Any], ...]:
@@ -198,7 +210,21 @@ def _checked_tools(tools: Any) -> tuple[Mapping[str, Any], ...]:
         function = tool.get("function", tool) if isinstance(tool, Mapping) else None
         if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
             raise RowProblem(f"tools[{place}] has no function with a name", f"write {_TOOL}")
+    _check_all_text("tools", tools)
     return tuple(tools)
+
+
+def _check_all_text(where: str, value: Any) -> None:
+    """Check every text in a JSON value, names of keys too."""
+    if isinstance(value, str):
+        _check_text(where, value)
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            _check_text(where, key)
+            _check_all_text(f"{where}.{key}", item)
+    elif isinstance(value, list):
+        for place, item in enumerate(value):
+            _check_all_text(f"{where}[{place}]", item)
 
 
 def _check_text(where: str, text: str) -> None:

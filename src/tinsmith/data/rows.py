@@ -262,16 +262,26 @@ def _parquet_values(path: Path, columns: Sequence[str]) -> Iterator[Any]:
         try:
             table = parquet.ParquetFile(file)
         except pa.ArrowInvalid as error:
-            raise DataError(
-                f"{path}: not a Parquet file: {error}",
-                field="data",
-                file=str(path),
-                hint="check what wrote it",
-            ) from error
+            raise _damaged(path, "not a Parquet file", error) from error
         wanted = [name for name in table.schema_arrow.names if name in columns] or None
-        for batch in table.iter_batches(batch_size=_PARQUET_BATCH_ROWS, columns=wanted):
+        batches = table.iter_batches(batch_size=_PARQUET_BATCH_ROWS, columns=wanted)
+        num_rows = 0
+        while True:
+            try:
+                batch = next(batches, None)
+            except (pa.ArrowException, OSError) as error:
+                raise _damaged(path, f"damaged after row {num_rows}", error) from error
+            if batch is None:
+                return
+            num_rows += len(batch)
             for value in batch.to_pylist():
                 yield without_nulls(value)
+
+
+def _damaged(path: Path, what: str, error: Exception) -> DataError:
+    return DataError(
+        f"{path}: {what}: {error}", field="data", file=str(path), hint="check what wrote it"
+    )
 
 
 def _open(path: Path) -> BinaryIO:

@@ -39,6 +39,8 @@ class ExampleCounts:
         num_truncated_tokens: Tokens that they lose.
         num_too_long_skipped: Left out because they are too long.
         num_without_loss_skipped: Left out because no token with a loss weight is left.
+        num_thinking_left_out: Of those used, how many hold thinking in an earlier answer that is
+            to be trained, and that the format leaves out of the history.
     """
 
     num_offered: int = 0
@@ -47,6 +49,7 @@ class ExampleCounts:
     num_truncated_tokens: int = 0
     num_too_long_skipped: int = 0
     num_without_loss_skipped: int = 0
+    num_thinking_left_out: int = 0
 
 
 @dataclass(frozen=True)
@@ -125,12 +128,14 @@ class SupervisedDataset:
         """
         kept: list[int] = []
         fates = {"used": 0, "truncated": 0, "too_long": 0, "without_loss": 0, "cut_tokens": 0}
+        num_thinking_left_out = 0
         for index, conversation in enumerate(conversations):
             fate, cut_tokens = _fate(conversation, form)
             fates[fate] += 1
             fates["cut_tokens"] += cut_tokens
             if fate in ("used", "truncated"):
                 kept.append(index)
+                num_thinking_left_out += _leaves_thinking_out(conversation, form)
         counts = ExampleCounts(
             num_offered=len(conversations),
             num_used=len(kept),
@@ -138,6 +143,7 @@ class SupervisedDataset:
             num_truncated_tokens=fates["cut_tokens"],
             num_too_long_skipped=fates["too_long"],
             num_without_loss_skipped=fates["without_loss"],
+            num_thinking_left_out=num_thinking_left_out,
         )
         _warn_of_losses(counts, form)
         return cls(View(conversations, kept), form, counts)
@@ -167,6 +173,24 @@ def _fate(conversation: Conversation, form: ExampleFormat) -> tuple[str, int]:
     if built.num_loss_tokens == 0:
         return "without_loss", 0
     return ("truncated" if built.num_truncated_tokens else "used"), built.num_truncated_tokens
+
+
+def _leaves_thinking_out(conversation: Conversation, form: ExampleFormat) -> bool:
+    """Whether an answer that is to be trained loses its thinking to the format's history."""
+    messages = conversation.messages
+    if form.renderer.has_extension_property or len(messages) < 4:
+        return False
+    turns = form.renderer.read(messages, tools=conversation.tools).turns
+    trained = trained_messages(messages, form.train_on_what)
+    thoughts = [
+        turn.thinking.strip()
+        for turn in turns[:-1]
+        if trained[turn.index] and turn.role == "assistant" and turn.thinking
+    ]
+    if not any(thoughts):
+        return False
+    text = form.renderer.render_text(messages, tools=conversation.tools)
+    return any(thought not in text for thought in thoughts)
 
 
 def _cure(form: ExampleFormat, length: int) -> str:
@@ -204,6 +228,14 @@ def _warn_of_losses(counts: ExampleCounts, form: ExampleFormat) -> None:
             counts.num_too_long_skipped,
             counts.num_offered,
             form.max_length,
+        )
+    if counts.num_thinking_left_out:
+        logger.warning(
+            "%d of %d conversations think in an earlier answer, which %s leaves out of the "
+            "history: it is not trained. Make a conversation of each answer to train it",
+            counts.num_thinking_left_out,
+            counts.num_offered,
+            form.renderer.name,
         )
     if counts.num_without_loss_skipped:
         logger.warning(

@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import Any
 
 from tinsmith.renderers.messages import Message, RendererError, ToolCall, ToolSpec
+from tinsmith.renderers.schemas import check_parameters
 
 
 class Feature(StrEnum):
@@ -145,6 +146,8 @@ def read_message(message: Message, index: int | None, abilities: Abilities) -> T
                 key,
                 f"remove {key}, or write its text into content",
             )
+    for key in ("name", "tool_call_id"):
+        _check_text(extra.get(key), key, index)
     calls = _calls(message, index, abilities)
     parts, thinking = _content(message, index, abilities)
     return Turn(
@@ -163,7 +166,7 @@ def read_tool(tool: Any, place: int) -> ToolSpec:
     """A declared function in OpenAI's form; a bare function is wrapped.
 
     Raises:
-        RendererError: It has no name.
+        RendererError: It has no name, or its parameters are no JSON schema of an object.
     """
     wrapped = tool if isinstance(tool, Mapping) and "function" in tool else None
     function = wrapped["function"] if wrapped is not None else tool
@@ -173,6 +176,7 @@ def read_tool(tool: Any, place: int) -> ToolSpec:
             field=f"tools.{place}",
             hint='use {"type": "function", "function": {"name": ..., "parameters": ...}}',
         )
+    check_parameters(function.get("parameters"), place)
     return wrapped if wrapped is not None else {"type": "function", "function": function}  # type: ignore[return-value]  # checked above
 
 
@@ -210,7 +214,14 @@ def _calls(message: Message, index: int | None, abilities: Abilities) -> tuple[T
                 "tool_calls",
                 'use {"type": "function", "function": {"name": ..., "arguments": {...}}}',
             )
+        _check_text(call.get("id"), f"tool_calls[{place}].id", index)
     return tuple(calls)
+
+
+def _check_text(value: Any, field: str, index: int | None) -> None:
+    if value is not None and not isinstance(value, str):
+        kind = type(value).__name__
+        raise _refused(index, f"{field} has type {kind}", field, "use text")
 
 
 def _content(
@@ -247,6 +258,13 @@ def _content(
             parts[-1] += piece
         else:
             parts.append(piece)
+    if any(thoughts) and not _may_think(message, abilities):
+        raise _refused(
+            index,
+            f"a thinking part: {abilities.name} has no thinking here",
+            "content",
+            "remove it, or make a text part of it",
+        )
     if thoughts and thinking:
         raise _refused(
             index, "thinking stands in a field and in a part", "content", "keep one of them"
@@ -283,21 +301,30 @@ def _part(part: Any, index: int | None, abilities: Abilities) -> str | Picture |
 
 def _thinking_field(message: Message, index: int | None, abilities: Abilities) -> str | None:
     extra: Mapping[str, Any] = message
+    found: str | None = None
     for key in _THINKING_KEYS:
         value = extra.get(key)
         if value is None:
             continue
         if not isinstance(value, str):
             raise _refused(index, f"{key} has type {type(value).__name__}", key, "use text")
-        if value and (Feature.THINKING not in abilities.features or message["role"] != "assistant"):
+        if value and not _may_think(message, abilities):
             raise _refused(
                 index,
                 f"{key} is set: {abilities.name} has no thinking here",
                 key,
                 f"remove {key}, or write its text into content",
             )
-        return value
-    return None
+        if found and value and value != found:
+            raise _refused(
+                index, f"thinking stands in two fields, and {key} says another", key, "keep one"
+            )
+        found = found or value
+    return found
+
+
+def _may_think(message: Message, abilities: Abilities) -> bool:
+    return Feature.THINKING in abilities.features and message["role"] == "assistant"
 
 
 def _refused(index: int | None, what: str, field: str, cure: str) -> RendererError:

@@ -194,9 +194,11 @@ def trained_messages(messages: Sequence[Message], train_on_what: TrainOnWhat) ->
     """For every message, whether its output is trained.
 
     Raises:
-        RendererError: `trainable` is missing under `CUSTOMIZED`, or present under another value.
+        RendererError: `trainable` is missing under `CUSTOMIZED`, or present under another value;
+            or a `weight` is neither 0 nor 1.
     """
     _check_trainable_keys(messages, train_on_what)
+    _check_weights(messages)
     roles = [message["role"] for message in messages]
     last_user = max((i for i, role in enumerate(roles) if role == "user"), default=-1)
     last = len(roles) - 1
@@ -237,3 +239,14 @@ def _check_trainable_keys(messages: Sequence[Message], train_on_what: TrainOnWha
             hint=cure,
             message_index=index,
         )
+
+
+def _check_weights(messages: Sequence[Message]) -> None:
+    for index, message in enumerate(messages):
+        if message.get("weight", 1) not in (0, 1):
+            raise RendererError(
+                f"message {index}: weight={message.get('weight')!r}: must be 0 or 1",
+                field="weight",
+                hint="a message is trained or not; repeat a conversation to make it count more",
+                message_index=index,
+            )

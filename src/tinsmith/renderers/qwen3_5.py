@@ -14,7 +14,8 @@ An answer without thinking under a prompt that opens it begins with the block's 
 line break shares a token with the prompt's and counts as header.
 
 Source: chat templates of Qwen/Qwen3.5-4B, Qwen3.6-35B-A3B and Qwen3.8-27B. Deviations: arguments
-given as JSON text are read (the templates refuse them).
+given as JSON text are read (the templates refuse them); images in the assistant's messages are
+refused, since no model writes one.
 """
 
 from __future__ import annotations
@@ -34,9 +35,15 @@ from tinsmith.renderers.qwen3 import (
     refuse_thinking,
     split_thinking,
     write_think_block,
-    write_tool_result,
 )
-from tinsmith.renderers.qwen3_vl import IMAGE_PAD, VISION_END, VISION_START, write_parts
+from tinsmith.renderers.qwen3_vl import (
+    IMAGE_PAD,
+    VISION_END,
+    VISION_START,
+    refuse_pictures,
+    write_parts,
+    write_result_with_parts,
+)
 from tinsmith.renderers.replies import ReplyReader
 from tinsmith.renderers.scripts import Script
 from tinsmith.renderers.tagged_replies import ReplyFormat
@@ -143,10 +150,12 @@ class Qwen35Renderer(Renderer):
         self._write_system(chat, script)
         for turn in chat.turns:
             script.message = turn.index
+            if turn.role in ("system", "assistant"):
+                refuse_pictures(turn, self.name)
             if turn.role == "assistant":
                 self._write_assistant(turn, query, script)
             elif turn.role == "tool":
-                write_tool_result(chat, trimmed(turn), script)
+                write_result_with_parts(chat, trimmed(turn), script)
             elif turn.role == "user":
                 open_turn(script, "user")
                 write_parts(trimmed(turn).parts, script)

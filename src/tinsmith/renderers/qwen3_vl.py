@@ -5,7 +5,8 @@ writes one `<|image_pad|>` there, which the model's processor repeats for every 
 here an `ImageChunk` that says how many tokens it will be takes its place.
 
 Source: chat template of Qwen/Qwen3-VL-4B-Instruct. Deviations: what the template drops is refused:
-developer messages, a system message that is not the first, and thinking.
+developer messages, a system message that is not the first, images in a system message, and
+thinking.
 """
 
 from __future__ import annotations
@@ -65,6 +66,8 @@ class Qwen3VLRenderer(Renderer):
         self.number_pictures = number_pictures
 
     def write(self, chat: Chat, script: Script) -> None:
+        if chat.turns and chat.turns[0].role == "system":
+            refuse_pictures(chat.turns[0], self.name)
         write_system(chat, script)
         num_pictures = 0
         for turn in chat.turns:
@@ -72,7 +75,7 @@ class Qwen3VLRenderer(Renderer):
             first_number = num_pictures + 1 if self.number_pictures else None
             num_pictures += sum(isinstance(part, Picture) for part in turn.parts)
             if turn.role == "tool":
-                self._write_result(chat, turn, first_number, script)
+                write_result_with_parts(chat, turn, script, first_number)
             elif turn.role != "system":
                 open_turn(script, turn.role)
                 write_parts(turn.parts, script, first_number)
@@ -96,19 +99,32 @@ class Qwen3VLRenderer(Renderer):
     def picture_chunk(self, picture: Any) -> Any:
         return self.grid.chunk(picture)
 
-    def _write_result(
-        self, chat: Chat, turn: Turn, first_number: int | None, script: Script
-    ) -> None:
-        turns, index = chat.turns, turn.index
-        if index == 0 or turns[index - 1].role != "tool":
-            script.control(IM_START)
-            script.header("user")
-        script.header("\n")
-        script.output("<tool_response>\n")
-        write_parts(turn.parts, script, first_number)
-        script.output("\n</tool_response>")
-        if index == len(turns) - 1 or turns[index + 1].role != "tool":
-            close_turn(script)
+
+def write_result_with_parts(
+    chat: Chat, turn: Turn, script: Script, first_number: int | None = None
+) -> None:
+    """Write a tool's result, text and images; results in a row share one user turn."""
+    turns, index = chat.turns, turn.index
+    if index == 0 or turns[index - 1].role != "tool":
+        script.control(IM_START)
+        script.header("user")
+    script.header("\n")
+    script.output("<tool_response>\n")
+    write_parts(turn.parts, script, first_number)
+    script.output("\n</tool_response>")
+    if index == len(turns) - 1 or turns[index + 1].role != "tool":
+        close_turn(script)
+
+
+def refuse_pictures(turn: Turn, name: str) -> None:
+    """Refuse images in a message that has no place for them."""
+    if any(isinstance(part, Picture) for part in turn.parts):
+        raise RendererError(
+            f"message {turn.index}: {name} has no image in a message with the role {turn.role}",
+            field="content",
+            hint="put it into a message of the user",
+            message_index=turn.index,
+        )
 
 
 def write_parts(

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from tinsmith.core.errors import UserError, missing_extra, unknown_name
 from tinsmith.core.paths import BUNDLED_MODEL, bundled_model_dir
+from tinsmith.renderers.model_info import list_models
 
 
 class Tokenizer(Protocol):
@@ -146,10 +148,13 @@ def _load(key: _Key) -> Any:
 
 
 def _not_loaded(name: str, reason: str) -> UserError:
+    known = list_models()
+    near = [] if name in known else get_close_matches(name, known, n=1, cutoff=0.7)
+    perhaps = f"did you mean {near[0]!r}? Or " if near else ""
     return UserError(
         f"model={name!r}: no tokenizer could be loaded ({reason})",
         field="model",
-        hint=f"give {BUNDLED_MODEL}, a directory with tokenizer.json, or a Hub name",
+        hint=f"{perhaps}give {BUNDLED_MODEL}, a directory with tokenizer.json, or a Hub name",
     )
 
 

@@ -9,9 +9,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tinsmith.renderers.messages import ToolSpec
+from tinsmith.renderers.schemas import check_whole_schema
 from tinsmith.renderers.tool_calls import to_json
 
-Schema = Mapping[str, Any]
+Schema = Mapping[str, Any] | bool
 
 _PLAIN = {"number": "number", "integer": "number", "boolean": "boolean"}
 _LISTS = {"string": "string[]", "number": "number[]", "integer": "number[]", "boolean": "boolean[]"}
@@ -20,13 +21,21 @@ _INDENT = 16 * " "
 
 
 def namespace(name: str, tools: Sequence[ToolSpec]) -> str:
-    """Declarations of functions in one namespace."""
+    """Declarations of functions in one namespace.
+
+    Raises:
+        RendererError: A schema that cannot be walked through.
+    """
+    for place, tool in enumerate(tools):
+        check_whole_schema(tool["function"].get("parameters"), place)
     declared = "".join(map(_function, tools))
     return f"## {name}\n\nnamespace {name} {{\n\n{declared}}} // namespace {name}"
 
 
 def type_of(schema: Schema) -> str:
-    """The type of one value."""
+    """The type of one value; `true` says nothing, and so does `false` to the template."""
+    if isinstance(schema, bool):
+        return "any"
     kind = schema.get("type")
     null = " | null" if schema.get("nullable") else ""
     if kind == "array":
@@ -59,12 +68,13 @@ def _function(tool: ToolSpec) -> str:
 
 
 def _parameter(name: str, schema: Schema, *, is_required: bool) -> str:
-    comment = f"// {schema['description']}\n" if schema.get("description") else ""
+    said: Mapping[str, Any] = {} if isinstance(schema, bool) else schema
+    comment = f"// {said['description']}\n" if said.get("description") else ""
     mark = "" if is_required else "?"
-    return f"{comment}{name}{mark}: {type_of(schema)}{_default(schema)},\n"
+    return f"{comment}{name}{mark}: {type_of(said)}{_default(said)},\n"
 
 
-def _default(schema: Schema) -> str:
+def _default(schema: Mapping[str, Any]) -> str:
     if "default" not in schema:
         return ""
     default = schema["default"]
@@ -75,9 +85,9 @@ def _default(schema: Schema) -> str:
     return f", // default: {to_json(default)}"
 
 
-def _list_type(schema: Schema) -> str:
+def _list_type(schema: Mapping[str, Any]) -> str:
     items = schema.get("items")
-    if not items:
+    if not items or isinstance(items, bool):
         return "any[]"
     plain = _LISTS.get(str(items.get("type")))
     if plain is not None:
@@ -87,7 +97,7 @@ def _list_type(schema: Schema) -> str:
     return "any[]" if is_long else f"{inner}[]"
 
 
-def _object_type(schema: Schema) -> str:
+def _object_type(schema: Mapping[str, Any]) -> str:
     properties = schema.get("properties")
     if not properties:
         return "object"
@@ -106,6 +116,8 @@ def _union(variants: Sequence[Schema]) -> str:
 
 
 def _variant(schema: Schema) -> str:
+    if isinstance(schema, bool):
+        return type_of(schema)
     comment = f"// {schema['description']}" if schema.get("description") else ""
     default = ""
     if "default" in schema:

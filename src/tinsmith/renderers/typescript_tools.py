@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tinsmith.renderers.messages import RendererError, ToolSpec
+from tinsmith.renderers.schemas import check_whole_schema
 
 Schema = Mapping[str, Any] | bool  # Any: JSON schema
 
@@ -56,6 +57,7 @@ def declare_typescript(tools: Sequence[ToolSpec]) -> str:
     """
     texts = []
     for place, tool in enumerate(tools):
+        check_whole_schema(tool["function"].get("parameters"), place)
         try:
             texts.append(_function(tool["function"]))
         except _NotWritableError as error:
@@ -93,11 +95,11 @@ def _type(schema: Schema, scope: _Scope, indent: str) -> str:
     if "$ref" in schema:
         return _reference(schema["$ref"], scope)
     if "anyOf" in schema:
-        return " | ".join(_type(one, scope, indent) for one in schema["anyOf"])
+        return " | ".join(_type(one, scope, indent) for one in schema["anyOf"] or ())
     if "enum" in schema:
         return " | ".join(
             f'"{value}"' if isinstance(value, str) else json.dumps(value)
-            for value in schema["enum"]
+            for value in schema["enum"] or ()
         )
     kind = schema.get("type")
     if isinstance(kind, list) and all(one in _IN_UNIONS for one in kind):
@@ -124,9 +126,9 @@ def _reference(target: Any, scope: _Scope) -> str:
 
 
 def _object(schema: Mapping[str, Any], scope: _Scope, indent: str) -> str:
-    scope.definitions.update(schema.get("$defs", {}))
-    required = set(schema.get("required", ()))
-    names = sorted(schema.get("properties", {}), key=lambda name: (name not in required, name))
+    scope.definitions.update(schema.get("$defs") or {})
+    required = set(schema.get("required") or ())
+    names = sorted(schema.get("properties") or {}, key=lambda name: (name not in required, name))
     fields = _fields(schema, scope, indent + _STEP, names)
     others: Schema | None = schema.get("additionalProperties")
     if others is not None:
@@ -142,8 +144,8 @@ def _fields(
     schema: Mapping[str, Any], scope: _Scope, indent: str, names: Sequence[str] | None = None
 ) -> list[str]:
     """The properties of an object, in the order of `names` or by name."""
-    properties: Mapping[str, Schema] = schema.get("properties", {})
-    required = set(schema.get("required", ()))
+    properties: Mapping[str, Schema] = schema.get("properties") or {}
+    required = set(schema.get("required") or ())
     lines = []
     for name in sorted(properties) if names is None else names:
         given = properties[name]

@@ -52,6 +52,8 @@ def xml_parameter(
     name: str, fields: Mapping[str, Any], write_value: WriteValue, *, has_enum: bool = False
 ) -> str:
     """The declaration of one parameter; with `has_enum` its choices have a tag of their own."""
+    if not isinstance(fields, Mapping):  # a schema may be `true`, which says nothing
+        fields = {}
     text = f"\n<parameter>\n<name>{name}</name>"
     known = {"name", "type", "description"}
     if "type" in fields:

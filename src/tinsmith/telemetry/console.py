@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TextIO
 
-_WIDTH = 12
+_WIDTH = 13
 _HEADER_EVERY = 20
 
 
@@ -27,7 +27,7 @@ class ConsoleRecorder:
         if not any(name in metrics for name in self.columns):
             return
         if self._num_lines % _HEADER_EVERY == 0:
-            self._write("step", [name.rpartition("/")[2] for name in self.columns])
+            self._write("step", _short_names(self.columns))
         self._num_lines += 1
         self._write(str(step), [_shown(metrics.get(name)) for name in self.columns])
 
@@ -37,6 +37,12 @@ class ConsoleRecorder:
     def _write(self, first: str, cells: Sequence[str]) -> None:
         line = " ".join([f"{first:>7}", *(f"{cell[:_WIDTH]:>{_WIDTH}}" for cell in cells)])
         print(line, file=self._stream or sys.stderr, flush=True)
+
+
+def _short_names(columns: Sequence[str]) -> list[str]:
+    """The last parts of the names, or the whole of those whose last parts are the same."""
+    ends = [name.rpartition("/")[2] for name in columns]
+    return [name if ends.count(end) > 1 else end for name, end in zip(columns, ends, strict=True)]
 
 
 def _shown(value: float | None) -> str:

@@ -56,6 +56,7 @@ class TraceWriter:
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _drop_half_line(path)
         self._file = path.open("a", encoding="utf-8")
         if self._file.tell() == 0:
             self._file.write("[\n")
@@ -88,3 +89,10 @@ class TraceWriter:
     def close(self) -> None:
         """Finish writing; idempotent."""
         self._file.close()
+
+
+def _drop_half_line(path: Path) -> None:
+    """Cut off what a kill left of a last line: no event after it could be read."""
+    content = path.read_bytes() if path.exists() else b""
+    if content and not content.endswith(b"\n"):
+        os.truncate(path, content.rfind(b"\n") + 1)

@@ -20,6 +20,18 @@ logger = logging.getLogger(__name__)
 _ID_FILE = "wandb_run_id.txt"
 
 
+def require_wandb() -> Any:  # Any: the package is optional, so its types are not known
+    """The package.
+
+    Raises:
+        MissingExtraError: It is not installed.
+    """
+    try:
+        return importlib.import_module("wandb")
+    except ImportError as error:
+        raise missing_extra("wandb", "wandb") from error
+
+
 class WandbRecorder:
     """Sends metrics to a W&B run.
 
@@ -47,10 +59,7 @@ class WandbRecorder:
         Raises:
             MissingExtraError: The package is not installed.
         """
-        try:
-            wandb: Any = importlib.import_module("wandb")  # optional: its types are not known
-        except ImportError as error:
-            raise missing_extra("wandb", "wandb") from error
+        wandb = require_wandb()
         id_file = folder / _ID_FILE
         known = id_file.read_text(encoding="utf-8").strip() if id_file.exists() else None
         recorder = cls(None)

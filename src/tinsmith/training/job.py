@@ -12,6 +12,7 @@ from tinsmith.data import SupervisedDataset, TrainingData, load_training_data
 from tinsmith.data.supervised import ExampleFormat
 from tinsmith.regularizers import Regularizer
 from tinsmith.renderers import TrainOnWhat, get_renderer, get_tokenizer, recommended_renderer
+from tinsmith.telemetry.wandb_recorder import require_wandb
 from tinsmith.training.batches import BatchPlan
 from tinsmith.training.config import SupervisedConfig
 from tinsmith.training.objective import configured_terms
@@ -70,7 +71,10 @@ def prepare(config: SupervisedConfig) -> Job:
     Raises:
         DataError: The data cannot be trained on; names file and line.
         ConfigError: The configuration contradicts itself or the data.
+        MissingExtraError: It asks for W&B, which is not installed.
     """
+    if config.wandb:
+        require_wandb()
     terms = configured_terms(config)
     data = load_training_data(
         config.data,

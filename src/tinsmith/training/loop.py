@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tinsmith.core.errors import UserError
+from tinsmith.core.errors import ConfigError, UserError, unknown_name
 from tinsmith.data.report import NUM_EXAMPLES, split_by_training
 from tinsmith.renderers.messages import content_text
 from tinsmith.telemetry import NullTrace, Recorder, Trace, TranscriptWriter
@@ -75,6 +75,7 @@ async def make_measures(job: Job, own: Measures, run_path: Path) -> Measures:
 
     Raises:
         UnknownNameError: No installed package offers an evaluator of that name.
+        ConfigError: The best state is to be kept, and nothing is measured.
     """
     config = job.config
     frequent: list[AnyEvaluator] = []
@@ -92,7 +93,14 @@ async def make_measures(job: Job, own: Measures, run_path: Path) -> Measures:
         infrequent.append(
             InspectEvaluator(config.inspect, renderer, config.model, run_path / "inspect")
         )
-    return Measures((*frequent, *own.frequent), (*infrequent, *own.infrequent))
+    measures = Measures((*frequent, *own.frequent), (*infrequent, *own.infrequent))
+    if config.best_metric is not None and not (measures.frequent or measures.infrequent):
+        raise ConfigError(
+            f"best_metric={config.best_metric!r}: nothing is measured",
+            field="best_metric",
+            hint="set test_size, test_data, sample_eval or evaluators",
+        )
+    return measures
 
 
 @dataclass(frozen=True)
@@ -283,10 +291,18 @@ class Loop:
                     given: Any = self.client  # an Evaluator's; the check above cannot say so
                     metrics |= await evaluator(given)
         metrics[names.TIME_EVAL_S] = time.perf_counter() - started
+        if step == 0:
+            self._check_best_metric(metrics)
         self.outputs.log(step, metrics)
         self._show_evaluation(step, metrics)
         await self.saver.save_if_best(step, metrics, self.num_tokens)
         self.last_finished = time.perf_counter()
+
+    def _check_best_metric(self, measured: Mapping[str, float]) -> None:
+        """Refuse a `best_metric` that no measure gives, where all of them have just run."""
+        metric = self.config.best_metric
+        if metric is not None and metric not in measured:
+            raise unknown_name("best_metric", metric, sorted(measured), field="best_metric")
 
     def _show_examples(self) -> None:
         """Put some training examples into the transcript, with what is trained marked."""

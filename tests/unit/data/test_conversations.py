@@ -76,6 +76,39 @@ def call(tool_call: Any) -> dict[str, Any]:
             "messages[0].tool_calls is set, and only the assistant calls tools",
         ),
         ({"messages": [{**USER, "function_call": {"name": "f"}}]}, "function_call is set"),
+        (
+            {"messages": [call({"type": "code", "function": {"name": "f", "arguments": {}}})]},
+            "tool_calls[0].type='code': must be function",
+        ),
+        (
+            {"messages": [call({"id": 5, "function": {"name": "f", "arguments": {}}})]},
+            "tool_calls[0].id is a JSON number, not text",
+        ),
+        (
+            {"messages": [call({"function": {"name": "\udfff", "arguments": {}}})]},
+            "tool_calls[0].function.name holds \\udfff, half a character",
+        ),
+        (
+            {"messages": [call({"function": {"name": "f", "arguments": '{"a": "\\udfff"}'}})]},
+            "tool_calls[0].function.arguments.a holds \\udfff, half a character",
+        ),
+        (
+            {**GOOD, "tools": '[{"function": {"name": "f", "\\udfff": 1}}]'},
+            "tools[0].function holds \\udfff, half a character",
+        ),
+        ({"messages": [{**USER, "name": 5}]}, "messages[0].name is a JSON number, not text"),
+        (
+            {"messages": [{"role": "tool", "tool_call_id": 5, "content": ""}]},
+            "messages[0].tool_call_id is a JSON number, not text",
+        ),
+        (
+            {"messages": [{**USER, "reasoning": ["x"]}]},
+            "messages[0].reasoning is a JSON list, not text",
+        ),
+        (
+            {"messages": [{"role": "user", "content": [{"type": ["text"], "text": "x"}]}]},
+            "messages[0].content[0] has type=['text']",
+        ),
         ({"messages": [{**USER, "weight": 2}]}, "messages[0].weight=2"),
         ({"messages": [{**USER, "weight": True}]}, "messages[0].weight=True"),
         ({"messages": [{**USER, "trainable": "yes"}]}, "messages[0].trainable='yes'"),

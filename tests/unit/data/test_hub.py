@@ -1,5 +1,6 @@
 """Data sets of the Hub, loaded by `datasets` from copies on disk as it would from the Hub."""
 
+import datetime
 import json
 from pathlib import Path
 from typing import Any
@@ -159,3 +160,12 @@ def test_a_hub_set_trains_like_a_file_that_says_the_same(
     file = load_training_data(str(lines), test_size=3, seed=5)
     assert hub.sha256 == file.sha256
     assert [c.messages for c in hub.train] == [c.messages for c in file.train]
+
+
+def test_columns_that_nothing_is_made_of_may_hold_anything(tmp_path: Path) -> None:
+    rows = [{**row, "when": datetime.datetime(2026, 1, 2)} for row in no_robots_rows(3)]
+    datasets.Dataset.from_list(rows).save_to_disk(str(tmp_path / "saved"))
+    assert len(open_conversations(f"hf:{tmp_path / 'saved'}")) == 3
+    datasets.Dataset.from_list([{"text": "x"}]).save_to_disk(str(tmp_path / "other"))
+    with pytest.raises(DataError, match=r":1: messages is missing \(keys here: text\)"):
+        open_conversations(f"hf:{tmp_path / 'other'}")

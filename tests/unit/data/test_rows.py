@@ -142,3 +142,13 @@ def test_rows_in_memory_have_the_fingerprints_of_rows_on_disk() -> None:
     stored = StoredRows.spool([chat("Q")], "memory", PARSE)
     loose = [Conversation(stored[0].messages, "elsewhere", 9)]
     assert content_sha256(loose) == content_sha256(stored)
+
+
+def test_a_table_that_is_damaged_inside_is_named(tmp_path: Path) -> None:
+    path = write_parquet(tmp_path / "data.parquet", [chat(f"Question {i}") for i in range(2000)])
+    content = bytearray(path.read_bytes())
+    content[100:3000] = bytes(byte ^ 0xFF for byte in content[100:3000])
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"data\.parquet: damaged after row 0: ") as caught:
+        read_conversations(path)
+    assert caught.value.hint

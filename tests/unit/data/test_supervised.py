@@ -150,3 +150,28 @@ def test_an_image_is_named_with_its_line_since_training_takes_text_only(
     assert shape.build(conversations[0]).num_loss_tokens
     with pytest.raises(DataError, match=r":2: the conversation holds image: training takes text"):
         SupervisedDataset.from_conversations(conversations, shape)
+
+
+def test_thinking_that_the_history_leaves_out_is_counted_where_it_was_to_be_trained(
+    write_lines: WriteLines, caplog: pytest.LogCaptureFixture
+) -> None:
+    def thinking(*thoughts: str) -> dict[str, Any]:
+        turns = [
+            [
+                {"role": "user", "content": "Q"},
+                {"role": "assistant", "content": "A", "reasoning_content": thought},
+            ]
+            for thought in thoughts
+        ]
+        return {"messages": [message for turn in turns for message in turn]}
+
+    rows = read_conversations(write_lines([thinking("R"), thinking("R", "S"), thinking("", "S")]))
+    tokenizer = get_tokenizer(str(REPOSITORY / "tests" / "golden" / "tokenizers" / "qwen2-qwen3"))
+    qwen3 = get_renderer("qwen3", tokenizer)
+    found = SupervisedDataset.from_conversations(rows, form(qwen3, 512)).counts
+    assert found.num_thinking_left_out == 1
+    assert "1 of 3 conversations think in an earlier answer, which qwen3 leaves" in caplog.text
+    last = ExampleFormat(qwen3, TrainOnWhat.LAST_ASSISTANT_TURN, 512)
+    assert SupervisedDataset.from_conversations(rows, last).counts.num_thinking_left_out == 0
+    kept = get_renderer("qwen3", tokenizer, keep_thinking=True)
+    assert SupervisedDataset.from_conversations(rows, form(kept, 512)).counts == ExampleCounts(3, 3)

@@ -222,3 +222,8 @@ def test_a_misspelt_bundled_model_is_not_looked_for_on_the_hub() -> None:
     with pytest.raises(UserError, match="model='tinsmith/tny': unknown") as caught:
         get_tokenizer("tinsmith/tny")
     assert caught.value.hint == "did you mean 'tinsmith/tiny'?"
+
+
+def test_a_model_that_is_not_there_gets_the_nearest_known_name() -> None:
+    with pytest.raises(UserError, match="did you mean 'Qwen/Qwen3-8B'"):
+        get_tokenizer("Qwen/Qwen3-8X")

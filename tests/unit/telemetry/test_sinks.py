@@ -107,7 +107,7 @@ def test_the_console_shows_the_columns_asked_for_and_names_them() -> None:
     recorder.log(2, {"other": 1.0})
     recorder.log(3, {"eval/nll": 1.5})
     rows = [line.split() for line in stream.getvalue().splitlines()]
-    assert rows == [["step", "nll", "nll"], ["1", "2.3457", "-"], ["3", "-", "1.5"]]
+    assert rows == [["step", "train/nll", "eval/nll"], ["1", "2.3457", "-"], ["3", "-", "1.5"]]
 
 
 # ------------------------------------------------------------------------------------- W&B
@@ -178,3 +178,24 @@ def test_a_missing_wandb_is_named_with_its_extra(
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(MissingExtraError, match=r'pip install "tinsmith\[wandb\]"'):
         WandbRecorder.start(tmp_path, project=None, name=None, config={})
+
+
+def test_columns_that_end_alike_are_named_in_full() -> None:
+    stream = io.StringIO()
+    console = ConsoleRecorder(["train/nll", "eval/nll", "optim/learning_rate"], stream)
+    console.log(1, {"train/nll": 2.0})
+    assert stream.getvalue().splitlines()[0].split() == [
+        "step",
+        "train/nll",
+        "eval/nll",
+        "learning_rate",
+    ]
+
+
+def test_a_trace_goes_on_after_a_kill_in_the_middle_of_a_line(tmp_path: Path) -> None:
+    path = tmp_path / "trace.json"
+    TraceWriter(path).complete("first", 0, 1)
+    with path.open("a") as file:
+        file.write('{"name": "cut o')
+    TraceWriter(path).complete("second", 1, 2)
+    assert [event["name"] for event in read_trace(path)] == ["first", "second"]

@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 
 from tests.unit.training.conftest import MakeConfig
 from tests.unit.training.fakes import FakeService, KilledError
-from tinsmith.core.errors import ConfigError, DataError
+from tinsmith.core.errors import ConfigError, DataError, MissingExtraError
 from tinsmith.telemetry import read_metrics
 from tinsmith.training import SupervisedResult, TrainingDivergedError, names, run_supervised
 from tinsmith.training.checkpoints import read_records
@@ -468,6 +469,7 @@ def test_warm_up_may_be_a_part_of_the_run_and_decay_may_end_above_zero(
         ({"warmup_fraction": 0.1, "warmup_steps": 1}, "warmup_fraction: warmup_steps is set, too"),
         ({"test_size": 0, "eval_accuracy": True}, "eval_accuracy=True: there is no held-out data"),
         ({"test_size": 0, "best_metric": "eval/nll"}, "best_metric='eval/nll': there is no held"),
+        ({"test_size": 0, "best_metric": "mine"}, "best_metric='mine': nothing is measured"),
         ({"evaluators": ("mine",)}, "evaluator='mine': unknown"),
     ],
 )
@@ -514,3 +516,21 @@ def test_the_console_may_show_a_line_a_step(
     run_supervised(make_config(console=True), service=service)
     lines = [line.split() for line in capsys.readouterr().err.splitlines()]
     assert [line[0] for line in lines if line[1] != "-"][:3] == ["step", "1", "2"]
+
+
+def test_a_best_metric_that_nothing_gives_is_refused_before_the_first_step(
+    make_config: MakeConfig, service: FakeService
+) -> None:
+    with pytest.raises(ValueError, match=r"best_metric='eval/nnl': unknown; .* 'eval/nll'"):
+        run_supervised(make_config(best_metric="eval/nnl"), service=service)
+    assert not service.learning_rates
+
+
+def test_wandb_without_the_package_leaves_no_run_behind(
+    make_config: MakeConfig, service: FakeService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    config = make_config(wandb=True)
+    with pytest.raises(MissingExtraError, match="wandb"):
+        run_supervised(config, service=service)
+    assert not Path(config.run_dir or "").exists()
