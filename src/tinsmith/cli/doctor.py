@@ -22,7 +22,7 @@ from tinsmith.core.errors import TinsmithError
 __all__ = ["Check", "doctor", "examine"]
 
 OLDEST_PYTHON = (3, 11)
-ENGINE_PACKAGES = ("torch", "transformers", "safetensors", "fastapi", "uvicorn", "jinja2")
+ENGINE_PACKAGES = ("torch", "transformers", "safetensors", "starlette", "uvicorn", "jinja2")
 ENOUGH_DISK_BYTES = 1_000_000_000
 
 

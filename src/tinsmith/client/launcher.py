@@ -40,7 +40,7 @@ _MAX_LOG_BYTES = 5_000_000
 _TAIL_LINES = 15
 # -P: modules in the working directory must not shadow what the service imports.
 _COMMAND = (sys.executable, "-P", "-m", "tinsmith.server")
-_ENGINE_PACKAGES = ("torch", "transformers", "safetensors", "fastapi", "uvicorn")
+_ENGINE_PACKAGES = ("torch", "transformers", "safetensors", "starlette", "uvicorn")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

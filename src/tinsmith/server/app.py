@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from fastapi import FastAPI, Response
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 
 from tinsmith.server.http import (
     ApiKeyMiddleware,
@@ -15,6 +18,7 @@ from tinsmith.server.routes import (
     account,
     basics,
     checkpoints,
+    extensions,
     futures,
     keys,
     runs,
@@ -24,22 +28,31 @@ from tinsmith.server.routes import (
 )
 from tinsmith.server.service import Service
 
-API_PREFIX = "/api/v1"
+NOUNS = (
+    futures,
+    sampling,
+    training,
+    extensions,
+    sessions,
+    basics,
+    account,
+    runs,
+    checkpoints,
+    keys,
+)
+"""A request is compared with one route after the other: the frequent ones come first."""
 
 
-def make_app(service: Service) -> FastAPI:
+def make_app(service: Service) -> Starlette:
     """The application of a running service."""
-    app = FastAPI(title="Tinsmith", docs_url=None, redoc_url=None, openapi_url=None)
-    # A request is matched against one route after the other: the frequent ones come first.
-    for room in (futures, sampling, training, sessions, basics, account, runs, checkpoints, keys):
-        app.include_router(room.make_router(service), prefix=API_PREFIX)
-
-    @app.get(OPENAPI_PATH, include_in_schema=False)
-    async def openapi() -> Response:
-        return json_response(openapi_document())
-
+    routes = [route for noun in NOUNS for route in noun.make_routes(service).routes]
+    app = Starlette(routes=[*routes, Route(OPENAPI_PATH, _openapi)])
     install_error_handlers(app)
     app.add_middleware(PlainAddressMiddleware)
     if not service.keys.is_open:
         app.add_middleware(ApiKeyMiddleware, keys=service.keys)
     return app
+
+
+async def _openapi(_: Request) -> Response:
+    return json_response(openapi_document())

@@ -4,6 +4,10 @@ A result can be fetched again and again until it expires, `keep_s` after complet
 is over `max_bytes`, results leave it, those already fetched first; they are gone then, or come from
 the metadata database if the store was given one. Expiry is one timer set for the oldest result;
 nothing polls.
+
+The database gets a result at once, and that a training request is open. That a sample is open it
+gets a moment later, if it is open still: a process killed within that moment leaves no trace of the
+sample, and the next one says that its result is not held and that it has to be submitted again.
 """
 
 from __future__ import annotations
@@ -30,6 +34,8 @@ SAMPLE_TYPE = f"{PROTOBUF_TYPE}; message=SampleResponse"
 MAX_ID_CHARS = 64
 ENTRY_BYTES = 512
 """Bookkeeping cost charged to every stored result."""
+OPEN_ROW_WAIT_S = 0.05
+"""How long the row of an open sample waits: the result of a short one comes sooner."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +103,8 @@ class FutureStore:
         self._spilled: OrderedDict[str, tuple[float, int]] = OrderedDict()  # expiry, size
         self._spilled_bytes = 0
         self._timer: asyncio.TimerHandle | None = None
+        self._open_rows: dict[str, dict[str, object]] = {}
+        self._open_rows_timer: asyncio.TimerHandle | None = None
         self._closed = asyncio.Event()
 
     @property
@@ -110,7 +118,12 @@ class FutureStore:
         return len(self._entries) - len(self._finished)
 
     def create(
-        self, *, key: Hashable | None = None, digest: str = "", owner_id: str | None = None
+        self,
+        *,
+        key: Hashable | None = None,
+        digest: str = "",
+        owner_id: str | None = None,
+        is_repeatable: bool = False,
     ) -> str:
         """Opens a future.
 
@@ -118,6 +131,8 @@ class FutureStore:
             key: lets `find` recognise a repeated submission while the future lives.
             digest: of the submission's content.
             owner_id: the model or sampler that the request is for.
+            is_repeatable: nothing but the result is lost with the process, so that the request may
+                wait a moment before it is written down.
         """
         self._count += 1
         request_id = f"{self._boot_id}-{self._count}-{secrets.token_hex(4)}"
@@ -131,7 +146,13 @@ class FutureStore:
             "media_type": None,
             "payload": None,
         }
-        self._writes.put("futures", row)
+        if is_repeatable and not self._closed.is_set():
+            self._open_rows[request_id] = row
+            if self._open_rows_timer is None:
+                loop = asyncio.get_running_loop()
+                self._open_rows_timer = loop.call_later(OPEN_ROW_WAIT_S, self._write_open_rows)
+        else:
+            self._writes.put("futures", row)
         if key is not None:
             self._keys[key] = request_id
         return request_id
@@ -179,7 +200,11 @@ class FutureStore:
             "media_type": outcome.media_type,
             "payload": outcome.body,
         }
-        self._writes.change("futures", request_id, stored)
+        row = self._open_rows.pop(request_id, None)
+        if row is not None:
+            self._writes.put("futures", row | stored)
+        else:
+            self._writes.change("futures", request_id, stored)
         size = len(outcome.body) + ENTRY_BYTES
         self._finished[request_id] = size
         self._bytes += size
@@ -230,6 +255,16 @@ class FutureStore:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        self._write_open_rows()
+
+    def _write_open_rows(self) -> None:
+        """Writes down which requests are not finished, for the next start to tell."""
+        if self._open_rows_timer is not None:
+            self._open_rows_timer.cancel()
+            self._open_rows_timer = None
+        for row in self._open_rows.values():
+            self._writes.put("futures", row)
+        self._open_rows.clear()
 
     async def _stored(self, request_id: str) -> Outcome:
         parts = request_id.split("-")
@@ -246,7 +281,8 @@ class FutureStore:
         raise GoneError(
             f"request_id={request_id[:80]!r}: its result is no longer held",
             field="request_id",
-            hint=f"results are kept {self._keep_s:.0f} s; submit the request again",
+            hint=f"results are kept {self._keep_s:.0f} s; submit the request again"
+            + ("" if is_ours else ", the service was restarted since"),
         )
 
     def _forget(self, request_id: str) -> None:

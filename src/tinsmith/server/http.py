@@ -6,9 +6,11 @@ import logging
 from typing import TypeVar
 
 import zstandard
-from fastapi import FastAPI, Request, Response
 from pydantic import ValidationError
+from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tinsmith.core.errors import ServerError, TinsmithError
@@ -210,7 +212,7 @@ class ApiKeyMiddleware:
         await self._app(scope, receive, send)
 
 
-def install_error_handlers(app: FastAPI) -> None:
+def install_error_handlers(app: Starlette) -> None:
     """Makes every error answer JSON of one shape."""
 
     async def on_tinsmith_error(_: Request, exc: Exception) -> Response:

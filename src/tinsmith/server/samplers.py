@@ -90,7 +90,9 @@ class SamplerRegistry:
             if known is not None:
                 return known, _sequence_ids(known, body.num_samples)
         unit = self._checked_unit(body, record)
-        request_id = self._futures.create(key=key, digest=digest, owner_id=record.sampler_id)
+        request_id = self._futures.create(
+            key=key, digest=digest, owner_id=record.sampler_id, is_repeatable=True
+        )
         seq_id = body.seq_id or 0
 
         def on_finish(result: SampleResult, size_bytes: int | None) -> None:
@@ -107,7 +109,7 @@ class SamplerRegistry:
         check_stream_request(body)
         record = self._record(body)
         unit = self._checked_unit(body, record)
-        request_id = self._futures.create(owner_id=record.sampler_id)
+        request_id = self._futures.create(owner_id=record.sampler_id, is_repeatable=True)
         sequence_ids = _sequence_ids(request_id, body.num_samples)
         stream = SampleStream(request_id, sequence_ids, lambda: self._give_up(request_id, unit))
         self._streams.add(stream)

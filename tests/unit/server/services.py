@@ -7,6 +7,8 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 import httpx
+from starlette.applications import Starlette
+from starlette.routing import Route
 
 from tinsmith.server.app import make_app
 from tinsmith.server.config import ServerConfig
@@ -27,3 +29,15 @@ async def running_service(
             transport=transport, base_url=base_url, headers=headers
         ) as client:
             yield service, client
+
+
+def endpoints_of(app: Starlette) -> set[tuple[str, str]]:
+    """What an application serves, as (method in lower case, path)."""
+    routes = [route for route in app.routes if isinstance(route, Route)]
+    assert len(routes) == len(app.routes)
+    return {
+        (method.lower(), route.path)
+        for route in routes
+        for method in route.methods or ()
+        if method != "HEAD"
+    }

@@ -10,12 +10,12 @@ import httpx
 import pytest
 
 from tests.assets import REPOSITORY
+from tests.unit.server.services import endpoints_of
 from tinsmith.server.app import make_app
 from tinsmith.server.config import ServerConfig
 from tinsmith.server.service import Service
 
 PREFIX = "/api/v1/"
-METHODS = {"get", "post", "put", "delete", "patch"}
 BAD_BODIES = {
     "empty": b"",
     "no object": b"[1]",
@@ -33,8 +33,8 @@ async def served(tmp_path: Path) -> AsyncIterator[tuple[set[tuple[str, str]], ht
         app = make_app(service)
         endpoints = {
             (method, path.removeprefix(PREFIX))
-            for path, item in app.openapi()["paths"].items()
-            for method in item.keys() & METHODS
+            for method, path in endpoints_of(app)
+            if path.startswith(PREFIX)
         }
         # An exception that the application lets through is raised here, too.
         transport = httpx.ASGITransport(app)

@@ -10,7 +10,8 @@ import pytest
 
 from tinsmith.core.errors import ServerError, UserError
 from tinsmith.server.errors import GoneError, MissingError, RequestError
-from tinsmith.server.futures import FutureStore, Outcome
+from tinsmith.server.futures import OPEN_ROW_WAIT_S, FutureStore, Outcome
+from tinsmith.server.metadata.writes import Row
 
 
 def make_store(*, keep_s: float = 60.0, max_bytes: int = 2**20) -> FutureStore:
@@ -122,3 +123,59 @@ async def test_closing_wakes_waiters_without_a_result() -> None:
 async def test_json_results_never_hold_nan() -> None:
     with pytest.raises(ValueError, match="JSON"):
         Outcome.from_json({"metrics": {"loss": float("nan")}})
+
+
+class RecordedWrites:
+    """Notes what the database would get."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, str, object]] = []
+
+    def put(self, table: str, row: Row) -> None:
+        assert table == "futures"
+        self.told.append(("put", str(row["request_id"]), row["payload"]))
+
+    def change(self, table: str, key: str, values: Row) -> None:
+        assert table == "futures"
+        self.told.append(("change", key, values["payload"]))
+
+    def remove(self, table: str, key: str) -> None:
+        assert table == "futures"
+        self.told.append(("remove", key, None))
+
+
+async def test_a_result_that_comes_at_once_is_written_in_one_row() -> None:
+    writes = RecordedWrites()
+    store = FutureStore(keep_s=60.0, max_bytes=2**20, writes=writes)
+    request_id = store.create(is_repeatable=True)
+    assert writes.told == []
+    store.complete(request_id, Outcome(b"{}"))
+    assert writes.told == [("put", request_id, b"{}")]
+    await asyncio.sleep(2 * OPEN_ROW_WAIT_S)
+    assert len(writes.told) == 1
+
+
+async def test_an_open_sample_is_written_down_soon_and_its_result_changes_the_row() -> None:
+    writes = RecordedWrites()
+    store = FutureStore(keep_s=60.0, max_bytes=2**20, writes=writes)
+    ids = [store.create(is_repeatable=True), store.create(is_repeatable=True)]
+    await asyncio.sleep(4 * OPEN_ROW_WAIT_S)
+    assert writes.told == [("put", request_id, None) for request_id in ids]
+    store.complete(ids[1], Outcome(b"{}"))
+    assert writes.told[2:] == [("change", ids[1], b"{}")]
+
+
+async def test_closing_writes_open_samples_down_at_once() -> None:
+    writes = RecordedWrites()
+    store = FutureStore(keep_s=60.0, max_bytes=2**20, writes=writes)
+    ids = [store.create(is_repeatable=True)]
+    store.close()
+    ids.append(store.create(is_repeatable=True))  # a request that was under way
+    assert writes.told == [("put", request_id, None) for request_id in ids]
+
+
+async def test_an_open_training_request_is_written_down_at_once() -> None:
+    writes = RecordedWrites()
+    store = FutureStore(keep_s=60.0, max_bytes=2**20, writes=writes)
+    request_id = store.create()
+    assert writes.told == [("put", request_id, None)]

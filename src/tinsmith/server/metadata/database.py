@@ -136,7 +136,9 @@ def _set_up_sqlite(connection: Any, _: object) -> None:  # Any: the driver's own
 
 def _begin_immediate(connection: Connection) -> None:
     # A transaction that reads first and then writes must not lose to another process in between.
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
+    # By the driver itself: of what a small transaction costs, SQLAlchemy's way takes a quarter.
+    driver_connection: Any = connection.connection.driver_connection  # Any: as in _set_up_sqlite
+    driver_connection.execute("BEGIN IMMEDIATE")
 
 
 def _bad_url(problem: str) -> ConfigError:

@@ -1,9 +1,10 @@
-"""HTTP routes of the service, one module a noun; each has `make_router(service)`."""
+"""HTTP routes of the service, one module a noun; each has `make_routes(service)`."""
 
 from tinsmith.server.routes import (
     account,
     basics,
     checkpoints,
+    extensions,
     futures,
     keys,
     runs,
@@ -16,6 +17,7 @@ __all__ = [
     "account",
     "basics",
     "checkpoints",
+    "extensions",
     "futures",
     "keys",
     "runs",

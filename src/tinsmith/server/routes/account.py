@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from functools import partial
 
-from fastapi import APIRouter, Request, Response
+from starlette.requests import Request
+from starlette.responses import Response
 
 from tinsmith.server.access import current_key_id, viewer_of
 from tinsmith.server.errors import RequestError
 from tinsmith.server.http import json_response, model_response, parse_query
 from tinsmith.server.metadata import listings
 from tinsmith.server.requests import AuditQuery, StorageQuery, UsageQuery
+from tinsmith.server.routing import RouteTable
 from tinsmith.server.runs import OPERATOR, owner_name
 from tinsmith.server.service import Service
 from tinsmith.types import ApiKeyDetails, ApiKeyOrganization, ApiKeyResponse
@@ -20,11 +22,11 @@ ORGANIZATION = "self-hosted"
 GIGABYTE = 10**9
 
 
-def make_router(service: Service) -> APIRouter:
+def make_routes(service: Service) -> RouteTable:
     """Routes of accounts."""
-    router = APIRouter()
+    table = RouteTable()
 
-    @router.get("/auth/apikey/me")
+    @table.get("/auth/apikey/me")
     async def who_am_i(request: Request) -> Response:
         details = ApiKeyDetails(org_details=ApiKeyOrganization(name=ORGANIZATION))
         key_id = current_key_id()
@@ -36,8 +38,8 @@ def make_router(service: Service) -> APIRouter:
         answer = ApiKeyResponse(key_id=key_id or 0, name=name, note=note, details=details)
         return model_response(answer)
 
-    @router.delete("/auth/apikey/me")
-    async def revoke_mine() -> Response:
+    @table.delete("/auth/apikey/me")
+    async def revoke_mine(_: Request) -> Response:
         key_id = current_key_id()
         if key_id is None:
             raise RequestError(
@@ -48,24 +50,24 @@ def make_router(service: Service) -> APIRouter:
         await service.keys.revoke(key_id)
         return Response(status_code=NO_CONTENT)
 
-    @router.post("/auth/token")
-    async def exchange() -> Response:
+    @table.post("/auth/token")
+    async def exchange(_: Request) -> Response:
         raise RequestError(
             "this service uses API keys as they are and gives out no tokens",
             hint="send the key as X-API-Key",
         )
 
-    @router.get("/audit")
+    @table.get("/audit")
     async def audit(request: Request) -> Response:
         parse_query(AuditQuery, request)
         return json_response({"entries": []})
 
-    @router.get("/billing/usage/events")
+    @table.get("/billing/usage/events")
     async def usage(request: Request) -> Response:
         parse_query(UsageQuery, request)
         return json_response({"data": [], "sessions": {}})
 
-    @router.get("/billing/usage/checkpoints/current")
+    @table.get("/billing/usage/checkpoints/current")
     async def stored(request: Request) -> Response:
         query = parse_query(StorageQuery, request)
         viewer = viewer_of()
@@ -84,4 +86,4 @@ def make_router(service: Service) -> APIRouter:
         }
         return json_response({"data": [usage] if count else []})
 
-    return router
+    return table

@@ -9,8 +9,8 @@ import asyncio
 from datetime import UTC, datetime
 from email.utils import format_datetime
 
-from fastapi import APIRouter, Request, Response
-from starlette.responses import FileResponse, StreamingResponse
+from starlette.requests import Request
+from starlette.responses import FileResponse, Response, StreamingResponse
 
 from tinsmith.core.ids import new_id
 from tinsmith.core.jsonio import dumps
@@ -21,6 +21,7 @@ from tinsmith.server.errors import RequestError
 from tinsmith.server.http import json_response, model_response, parse_json, parse_query
 from tinsmith.server.http import read_body as read_whole_body
 from tinsmith.server.requests import ArchiveQuery, CheckpointsQuery
+from tinsmith.server.routing import RouteTable
 from tinsmith.server.service import Service
 from tinsmith.types import CheckpointTtlRequest, CopyWeightsRequest, WeightsInfoRequest
 
@@ -50,31 +51,32 @@ class CheckpointRoutes:
         return path
 
 
-def make_router(service: Service) -> APIRouter:
+def make_routes(service: Service) -> RouteTable:
     """Routes of checkpoints."""
-    router = APIRouter()
+    table = RouteTable()
     routes = CheckpointRoutes(service)
-    _add_reading(router, routes)
-    _add_changing(router, routes)
-    _add_downloading(router, routes)
-    return router
+    _add_reading(table, routes)
+    _add_changing(table, routes)
+    _add_downloading(table, routes)
+    return table
 
 
-def _add_reading(router: APIRouter, routes: CheckpointRoutes) -> None:
+def _add_reading(table: RouteTable, routes: CheckpointRoutes) -> None:
     service = routes.service
 
-    @router.get("/training_runs/{run_id}/checkpoints")
-    async def list_of_run(run_id: str, request: Request) -> Response:
+    @table.get("/training_runs/{run_id}/checkpoints")
+    async def list_of_run(request: Request) -> Response:
+        run_id = request.path_params["run_id"]
         viewer = viewer_of("accessible")
         return model_response(await service.runs.run_checkpoints(viewer, run_id))
 
-    @router.get("/checkpoints")
+    @table.get("/checkpoints")
     async def list_all(request: Request) -> Response:
         query = parse_query(CheckpointsQuery, request)
         found = await service.runs.checkpoints(viewer_of(), limit=query.limit, offset=query.offset)
         return model_response(found)
 
-    @router.post("/weights_info")
+    @table.post("/weights_info")
     async def weights_info(request: Request) -> Response:
         body = parse_json(WeightsInfoRequest, await routes.read(request))
         path = parse_any_checkpoint_path(body.tinker_path, field="tinker_path")
@@ -82,31 +84,31 @@ def _add_reading(router: APIRouter, routes: CheckpointRoutes) -> None:
         return json_response(service.weights_info(body.tinker_path))
 
 
-def _add_changing(router: APIRouter, routes: CheckpointRoutes) -> None:
+def _add_changing(table: RouteTable, routes: CheckpointRoutes) -> None:
     admin = routes.admin
 
-    @router.delete(CHECKPOINT)
+    @table.delete(CHECKPOINT)
     async def delete(request: Request) -> Response:
         await admin.delete(await routes.find(request))
         return Response(status_code=NO_CONTENT)
 
-    @router.post(f"{CHECKPOINT}/publish")
+    @table.post(f"{CHECKPOINT}/publish")
     async def publish(request: Request) -> Response:
         admin.set_public(await routes.find(request), is_public=True)
         return Response(status_code=NO_CONTENT)
 
-    @router.delete(f"{CHECKPOINT}/publish")
+    @table.delete(f"{CHECKPOINT}/publish")
     async def unpublish(request: Request) -> Response:
         admin.set_public(await routes.find(request), is_public=False)
         return Response(status_code=NO_CONTENT)
 
-    @router.put(f"{CHECKPOINT}/ttl")
+    @table.put(f"{CHECKPOINT}/ttl")
     async def set_ttl(request: Request) -> Response:
         body = parse_json(CheckpointTtlRequest, await routes.read(request))
         await admin.set_ttl(await routes.find(request), body.ttl_seconds)
         return Response(status_code=NO_CONTENT)
 
-    @router.post("/copy_weights")
+    @table.post("/copy_weights")
     async def copy_weights(request: Request) -> Response:
         body = parse_json(CopyWeightsRequest, await routes.read(request))
         source = parse_any_checkpoint_path(body.source_path, field="source_path")
@@ -120,10 +122,10 @@ def _add_changing(router: APIRouter, routes: CheckpointRoutes) -> None:
         return json_response({"tinker_path": path})
 
 
-def _add_downloading(router: APIRouter, routes: CheckpointRoutes) -> None:
+def _add_downloading(table: RouteTable, routes: CheckpointRoutes) -> None:
     service = routes.service
 
-    @router.get(f"{CHECKPOINT}/archive")
+    @table.get(f"{CHECKPOINT}/archive")
     async def archive(request: Request) -> Response:
         path = await routes.find(request, is_wide=True)
         query, expires_at = service.archive_links.make(str(path))
@@ -133,7 +135,7 @@ def _add_downloading(router: APIRouter, routes: CheckpointRoutes) -> None:
         body = dumps({"url": url, "expires": expires.isoformat()})
         return Response(body, 302, headers=headers, media_type="application/json")
 
-    @router.get("/archives")
+    @table.get("/archives")
     async def download(request: Request) -> Response:
         query = parse_query(ArchiveQuery, request)
         service.archive_links.check(query.path, query.expires, query.signature, query.file)
@@ -145,7 +147,7 @@ def _add_downloading(router: APIRouter, routes: CheckpointRoutes) -> None:
         tar = await asyncio.to_thread(TarStream, directory)
         return _tar_response(tar, path, request.headers.get("range"))
 
-    @router.get(f"{CHECKPOINT}/external_weights_urls")
+    @table.get(f"{CHECKPOINT}/external_weights_urls")
     async def external_weights_urls(request: Request) -> Response:
         path = await routes.find(request, is_wide=True)
         if path.kind != "external_weights":

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 
-from fastapi import APIRouter, Request, Response
+from starlette.requests import Request
+from starlette.responses import Response
 
 from tinsmith.server.completions import Completion
 from tinsmith.server.futures import JSON_TYPE
 from tinsmith.server.http import json_response, parse_json, read_body
 from tinsmith.server.json_results import as_json, takes_protobuf
 from tinsmith.server.requests import CancelFutureRequest, RetrieveFuturesRequest
+from tinsmith.server.routing import RouteTable
 from tinsmith.server.service import Service
 from tinsmith.types import FutureRetrieveRequest
 
@@ -20,12 +22,12 @@ MAX_BATCH_POLL_S = 30.0
 """How long retrieve_futures holds a request; its clients wait 45 s."""
 
 
-def make_router(service: Service) -> APIRouter:
+def make_routes(service: Service) -> RouteTable:
     """Routes of futures."""
-    router = APIRouter()
+    table = RouteTable()
     limits = service.config.limits
 
-    @router.post("/retrieve_future")
+    @table.post("/retrieve_future")
     async def retrieve_future(request: Request) -> Response:
         body = parse_json(FutureRetrieveRequest, await read_body(request, limits.max_body_bytes))
         outcome = await service.futures.wait(body.request_id, limits.long_poll_s)
@@ -43,13 +45,13 @@ def make_router(service: Service) -> APIRouter:
             outcome = await asyncio.to_thread(as_json, outcome)
         return Response(outcome.body, media_type=outcome.content_type)
 
-    @router.post("/cancel_future")
+    @table.post("/cancel_future")
     async def cancel_future(request: Request) -> Response:
         body = parse_json(CancelFutureRequest, await read_body(request, limits.max_body_bytes))
         service.samplers.cancel(body.request_id)
         return Response(status_code=NO_CONTENT)
 
-    @router.post("/retrieve_futures")
+    @table.post("/retrieve_futures")
     async def retrieve_futures(request: Request) -> Response:
         body = parse_json(RetrieveFuturesRequest, await read_body(request, limits.max_body_bytes))
         hold_s = min(limits.long_poll_s, MAX_BATCH_POLL_S)
@@ -62,7 +64,7 @@ def make_router(service: Service) -> APIRouter:
         service.futures.note_retrieved(body.retrieved_request_ids)
         return json_response({"completions": [_told(event) for event in found], "cursor": cursor})
 
-    return router
+    return table
 
 
 def _told(event: Completion) -> dict[str, object]:

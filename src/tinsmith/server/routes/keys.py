@@ -4,40 +4,43 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from fastapi import APIRouter, Request, Response
+from starlette.requests import Request
+from starlette.responses import Response
 
 from tinsmith.server.errors import RequestError
 from tinsmith.server.http import json_response, parse_json, read_body
 from tinsmith.server.keys import KeyRecord
 from tinsmith.server.requests import CreateKeyRequest
+from tinsmith.server.routing import RouteTable
 from tinsmith.server.service import Service
 
 NO_CONTENT = 204
 MAX_KEY_ID = 2**31 - 1
 
 
-def make_router(service: Service) -> APIRouter:
+def make_routes(service: Service) -> RouteTable:
     """Routes of API keys."""
-    router = APIRouter()
+    table = RouteTable()
     keys = service.keys
     max_bytes = service.config.limits.max_body_bytes
 
-    @router.post("/ext/keys")
+    @table.post("/ext/keys")
     async def create_key(request: Request) -> Response:
         body = parse_json(CreateKeyRequest, await read_body(request, max_bytes))
         record, key = await keys.create(body.name, body.note)
         return json_response({**_told(record), "key": key})
 
-    @router.get("/ext/keys")
-    async def list_keys() -> Response:
+    @table.get("/ext/keys")
+    async def list_keys(_: Request) -> Response:
         return json_response({"keys": [_told(record) for record in await keys.records()]})
 
-    @router.delete("/ext/keys/{key_id}")
-    async def revoke_key(key_id: str) -> Response:
+    @table.delete("/ext/keys/{key_id}")
+    async def revoke_key(request: Request) -> Response:
+        key_id = request.path_params["key_id"]
         await keys.revoke(_number(key_id))
         return Response(status_code=NO_CONTENT)
 
-    return router
+    return table
 
 
 def _number(text: str) -> int:

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Request, Response
+from starlette.requests import Request
+from starlette.responses import Response
 
 from tinsmith.server.access import viewer_of
 from tinsmith.server.errors import MissingError
 from tinsmith.server.http import json_response, model_response, parse_json, parse_query, read_body
 from tinsmith.server.requests import RunsQuery, ScopeQuery, SessionsQuery
+from tinsmith.server.routing import RouteTable
 from tinsmith.server.service import Service
 from tinsmith.types import SessionProjectRequest, SessionSearchRequest
 
 NO_CONTENT = 204
 
 
-def make_router(service: Service) -> APIRouter:
+def make_routes(service: Service) -> RouteTable:
     """Routes of what the service keeps about runs and sessions."""
-    router = APIRouter()
+    table = RouteTable()
     runs = service.runs
     max_bytes = service.config.limits.max_body_bytes
 
-    @router.get("/training_runs")
+    @table.get("/training_runs")
     async def list_training_runs(request: Request) -> Response:
         query = parse_query(RunsQuery, request)
         found = await runs.training_runs(
@@ -31,32 +33,35 @@ def make_router(service: Service) -> APIRouter:
         )
         return model_response(found)
 
-    @router.get("/training_runs/{run_id}")
-    async def get_training_run(run_id: str, request: Request) -> Response:
+    @table.get("/training_runs/{run_id}")
+    async def get_training_run(request: Request) -> Response:
+        run_id = request.path_params["run_id"]
         query = parse_query(ScopeQuery, request)
         viewer = viewer_of(query.access_scope)
         return model_response(await runs.training_run(viewer, run_id))
 
-    @router.get("/sessions")
+    @table.get("/sessions")
     async def list_sessions(request: Request) -> Response:
         query = parse_query(SessionsQuery, request)
         viewer = viewer_of(query.access_scope)
         return model_response(await runs.sessions(viewer, limit=query.limit, offset=query.offset))
 
-    @router.post("/sessions/search")
+    @table.post("/sessions/search")
     async def search_sessions(request: Request) -> Response:
         body = parse_json(SessionSearchRequest, await read_body(request, max_bytes))
         scope = "accessible" if body.owner.type != "own" else "owned"
         return model_response(await runs.search(viewer_of(scope), body))
 
-    @router.get("/sessions/{session_id}")
-    async def get_session(session_id: str, request: Request) -> Response:
+    @table.get("/sessions/{session_id}")
+    async def get_session(request: Request) -> Response:
+        session_id = request.path_params["session_id"]
         query = parse_query(ScopeQuery, request)
         viewer = viewer_of(query.access_scope)
         return model_response(await runs.session(viewer, session_id))
 
-    @router.put("/sessions/{session_id}/project")
-    async def assign_project(session_id: str, request: Request) -> Response:
+    @table.put("/sessions/{session_id}/project")
+    async def assign_project(request: Request) -> Response:
+        session_id = request.path_params["session_id"]
         body = parse_json(SessionProjectRequest, await read_body(request, max_bytes))
         await runs.session(viewer_of(), session_id)
         await runs.set_project(session_id, body.project_id)
@@ -65,10 +70,11 @@ def make_router(service: Service) -> APIRouter:
             record.details["project_id"] = body.project_id
         return Response(status_code=NO_CONTENT)
 
-    @router.get("/sessions/{session_id}/trace_export")
-    async def export_trace(session_id: str, request: Request) -> Response:
+    @table.get("/sessions/{session_id}/trace_export")
+    async def export_trace(request: Request) -> Response:
+        session_id = request.path_params["session_id"]
         await runs.session(viewer_of(), session_id)
         error = MissingError("this service records no traces")
         return json_response({"status": "failed", "error": str(error)})
 
-    return router
+    return table

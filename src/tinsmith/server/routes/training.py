@@ -6,19 +6,19 @@ import asyncio
 from collections.abc import Callable
 from typing import TypeVar
 
-from fastapi import APIRouter, Request, Response
+from starlette.requests import Request
+from starlette.responses import Response
 
 from tinsmith.core.errors import TinsmithError
 from tinsmith.core.ids import content_hash
 from tinsmith.engine.jobs import RetainGraph, UseGraph
 from tinsmith.server.checkpoints import parse_any_checkpoint_path
-from tinsmith.server.http import json_response, parse_json, parse_query, read_body
+from tinsmith.server.http import json_response, parse_json, read_body
 from tinsmith.server.requests import (
     OptimStepBody,
-    RetainQuery,
     UnloadModelRequest,
-    UseGraphQuery,
 )
+from tinsmith.server.routing import RouteTable
 from tinsmith.server.service import Service
 from tinsmith.server.training_bodies import (
     body_digest,
@@ -26,7 +26,6 @@ from tinsmith.server.training_bodies import (
     read_training_body,
 )
 from tinsmith.types import (
-    AdapterTermsRequest,
     CreateCustomLossRequest,
     CreateModelRequest,
     ForwardBackwardRequest,
@@ -113,96 +112,60 @@ class TrainingRoutes:
             self.service.models.skip(*position)
 
 
-def make_router(service: Service) -> APIRouter:
+def make_routes(service: Service) -> RouteTable:
     """Routes of models."""
-    router = APIRouter()
+    table = RouteTable()
     routes = TrainingRoutes(service)
-    models = service.models
+    _add_steps(table, routes)
+    _add_checkpoints(table, routes)
+    _add_models(table, routes)
+    return table
 
-    @router.post("/create_model")
-    async def create_model(request: Request) -> Response:
-        raw = await routes.read(request)
-        body = parse_json(CreateModelRequest, raw)
-        request_id, model_id = models.create(body, digest=content_hash(raw))
-        return json_response({"request_id": request_id, "model_id": model_id})
 
-    @router.post("/create_custom_loss")
-    async def create_custom_loss(request: Request) -> Response:
-        raw = await routes.read(request)
-        body = parse_json(CreateCustomLossRequest, raw)
-        request_id = service.custom_losses.create(body, digest=content_hash(raw))
-        return json_response({"request_id": request_id})
+def _add_steps(table: RouteTable, routes: TrainingRoutes) -> None:
+    models = routes.service.models
 
-    @router.post("/get_info")
-    async def get_info(request: Request) -> Response:
-        body = parse_json(GetInfoRequest, await routes.read(request))
-        return json_response(models.get_info(body.model_id))
-
-    @router.post("/unload_model")
-    async def unload_model(request: Request) -> Response:
-        body = parse_json(UnloadModelRequest, await routes.read(request))
-        request_id = models.unload(body.model_id)
-        return json_response({"request_id": request_id, "model_id": body.model_id})
-
-    @router.post("/forward_backward")
+    @table.post("/forward_backward")
     async def forward_backward(request: Request) -> Response:
         return await routes.run_training(request, forward_only=False)
 
-    @router.post("/forward")
+    @table.post("/forward")
     async def forward(request: Request) -> Response:
         return await routes.run_training(request, forward_only=True)
 
-    @router.post("/ext/retained_forward")
-    async def retained_forward(request: Request) -> Response:
-        query = parse_query(RetainQuery, request)
-        width = 0 if query.distribution == "full" else query.distribution
-        return await routes.run_training(
-            request, forward_only=True, graph_of=lambda seq_id: RetainGraph(seq_id, width)
-        )
-
-    @router.post("/ext/retained_backward")
-    async def retained_backward(request: Request) -> Response:
-        query = parse_query(UseGraphQuery, request)
-        graph_ids = tuple(map(int, query.graph.split(",")))
-        use = UseGraph(graph_ids, query.on_missing, query.accumulate)
-        return await routes.run_training(request, forward_only=False, graph_of=lambda _: use)
-
-    @router.post("/optim_step")
+    @table.post("/optim_step")
     async def optim_step(request: Request) -> Response:
         def submit(body: OptimStepBody, digest: str) -> tuple[str, str | None]:
             return models.optim_step(body, digest=digest), body.model_id
 
         return await routes.run_lane(request, OptimStepBody, submit)
 
-    @router.post("/ext/adapter_terms")
-    async def adapter_terms(request: Request) -> Response:
-        def submit(body: AdapterTermsRequest, digest: str) -> tuple[str, str | None]:
-            return models.adapter_terms(body, digest=digest), body.model_id
 
-        return await routes.run_lane(request, AdapterTermsRequest, submit)
+def _add_checkpoints(table: RouteTable, routes: TrainingRoutes) -> None:
+    models = routes.service.models
 
-    @router.post("/save_weights")
+    @table.post("/save_weights")
     async def save_weights(request: Request) -> Response:
         def submit(body: SaveWeightsRequest, digest: str) -> tuple[str, str | None]:
             return models.save_weights(body, digest=digest), body.model_id
 
         return await routes.run_lane(request, SaveWeightsRequest, submit)
 
-    @router.post("/save_weights_for_sampler")
+    @table.post("/save_weights_for_sampler")
     async def save_weights_for_sampler(request: Request) -> Response:
         def submit(body: SaveWeightsForSamplerRequest, digest: str) -> tuple[str, str | None]:
             return models.save_weights_for_sampler(body, digest=digest), body.model_id
 
         return await routes.run_lane(request, SaveWeightsForSamplerRequest, submit)
 
-    @router.post("/save_weights_external")
+    @table.post("/save_weights_external")
     async def save_weights_external(request: Request) -> Response:
         def submit(body: SaveWeightsExternalRequest, digest: str) -> tuple[str, str | None]:
             return models.save_weights_external(body, digest=digest), body.model_id
 
         return await routes.run_lane(request, SaveWeightsExternalRequest, submit)
 
-    @router.post("/load_weights")
+    @table.post("/load_weights")
     async def load_weights(request: Request) -> Response:
         def submit(body: LoadWeightsRequest, digest: str) -> tuple[str, str | None]:
             if body.model_id is None:
@@ -211,4 +174,32 @@ def make_router(service: Service) -> APIRouter:
 
         return await routes.run_lane(request, LoadWeightsRequest, submit)
 
-    return router
+
+def _add_models(table: RouteTable, routes: TrainingRoutes) -> None:
+    service = routes.service
+    models = service.models
+
+    @table.post("/create_model")
+    async def create_model(request: Request) -> Response:
+        raw = await routes.read(request)
+        body = parse_json(CreateModelRequest, raw)
+        request_id, model_id = models.create(body, digest=content_hash(raw))
+        return json_response({"request_id": request_id, "model_id": model_id})
+
+    @table.post("/create_custom_loss")
+    async def create_custom_loss(request: Request) -> Response:
+        raw = await routes.read(request)
+        body = parse_json(CreateCustomLossRequest, raw)
+        request_id = service.custom_losses.create(body, digest=content_hash(raw))
+        return json_response({"request_id": request_id})
+
+    @table.post("/get_info")
+    async def get_info(request: Request) -> Response:
+        body = parse_json(GetInfoRequest, await routes.read(request))
+        return json_response(models.get_info(body.model_id))
+
+    @table.post("/unload_model")
+    async def unload_model(request: Request) -> Response:
+        body = parse_json(UnloadModelRequest, await routes.read(request))
+        request_id = models.unload(body.model_id)
+        return json_response({"request_id": request_id, "model_id": body.model_id})
