@@ -1,0 +1,1 @@
+"""Runs and tables in and out: CSV, JSONL, Parquet, and the files of other tools."""
