@@ -18,6 +18,7 @@ __all__ = [
     "is_telemetry_on",
     "log_level",
     "project_id",
+    "record_store",
     "tags",
     "tinker_base_url",
     "tinker_credentials_file",
@@ -66,6 +67,11 @@ def is_telemetry_on() -> bool:
 def project_id() -> str | None:
     """Return the project to work in (`TINSMITH_PROJECT_ID`, `TINKER_PROJECT_ID`)."""
     return _first("TINSMITH_PROJECT_ID", "TINKER_PROJECT_ID")
+
+
+def record_store() -> str | None:
+    """Return where runs are recorded (`TINSMITH_RECORD`): a folder, a store's URL, or "off"."""
+    return _first("TINSMITH_RECORD")
 
 
 def tags() -> list[str]:

@@ -28,6 +28,7 @@ __all__ = [
     "home_dir",
     "runs_dir",
     "state_dir",
+    "telemetry_dir",
 ]
 
 BUNDLED_MODEL = "tinsmith/tiny"
@@ -42,6 +43,11 @@ def home_dir() -> Path:
 def runs_dir() -> Path:
     """Return the directory that holds one directory a training run."""
     return home_dir() / "runs"
+
+
+def telemetry_dir() -> Path:
+    """Return the folder in which the recorder keeps runs."""
+    return home_dir() / "telemetry"
 
 
 def state_dir() -> Path:
