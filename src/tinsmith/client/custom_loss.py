@@ -14,10 +14,12 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
+import numpy.typing as npt
 
 from tinsmith.client.errors import APIResponseValidationError
 from tinsmith.core.errors import DataError, UserError, missing_extra
-from tinsmith.types import Datum, ForwardBackwardOutput, TensorData
+from tinsmith.regularizers.distributions import Distributions
+from tinsmith.types import Datum, ForwardBackwardOutput, LossFnOutput, TensorData
 
 if TYPE_CHECKING:
     import torch
@@ -38,6 +40,10 @@ class SurrogateLoss:
     """Cross-entropy datums with the same gradient."""
     loss: float
     metrics: dict[str, float]
+    shapes: list[list[int]]
+    """Of the targets that the caller named; `data` may have more, of distributions."""
+    distributions: Distributions | None = None
+    """What the loss saw besides."""
 
     def described(self, output: ForwardBackwardOutput) -> ForwardBackwardOutput:
         """The output of the backward pass with the metrics of the loss that was meant."""
@@ -46,7 +52,11 @@ class SurrogateLoss:
             metrics["surrogate_loss:sum"] = metrics["loss:sum"]
         metrics |= self.metrics
         metrics["loss:sum"] = self.loss
-        return output.model_copy(update={"metrics": metrics})
+        outputs = [
+            _chosen(found, shape)
+            for found, shape in zip(output.loss_fn_outputs, self.shapes, strict=True)
+        ]
+        return output.model_copy(update={"metrics": metrics, "loss_fn_outputs": outputs})
 
 
 def require_torch() -> ModuleType:
@@ -81,7 +91,11 @@ def forward_data(data: Sequence[Datum]) -> list[Datum]:
 
 
 def surrogate_of(
-    data: list[Datum], outputs: Sequence[Mapping[str, TensorData]], loss_fn: CustomLossFn
+    data: list[Datum],
+    outputs: Sequence[LossFnOutput],
+    loss_fn: CustomLossFn,
+    *,
+    with_distributions: bool = False,
 ) -> SurrogateLoss:
     """Call the caller's loss and differentiate it.
 
@@ -89,44 +103,113 @@ def surrogate_of(
         data: of the call, with all its loss inputs.
         outputs: of the forward pass.
         loss_fn: raises what it wants; that becomes the call's failure.
+        with_distributions: whether it takes them as a third argument; the outputs have them.
 
     Raises:
         UserError: it does not return a loss that depends on the logprobs, and metrics.
     """
     torch = require_torch()
-    if len(outputs) != len(data) or not all("logprobs" in output for output in outputs):
+    wanted = ["logprobs", *(["distribution_logprobs"] if with_distributions else [])]
+    if len(outputs) != len(data) or not all(name in o for name in wanted for o in outputs):
         raise APIResponseValidationError(
-            f"forward: logprobs of {len(data)} datums were asked for and did not all come"
+            f"forward: {' and '.join(wanted)} of {len(data)} datums were asked for and did not all "
+            "come"
         )
     logprobs: list[torch.Tensor] = [
         output["logprobs"].to_torch().reshape(datum.loss_fn_inputs["target_tokens"].shape)
         for datum, output in zip(data, outputs, strict=True)
     ]
-    for tensor in logprobs:
+    distributions = _distributions(outputs) if with_distributions else None
+    leaves = [*logprobs, *(distributions.logprobs if distributions else ())]
+    for tensor in leaves:
         tensor.requires_grad_(True)
     with torch.enable_grad():
-        loss, metrics = _checked(loss_fn(data, list(logprobs)), torch)
+        call: Callable[..., object] = loss_fn
+        third = [distributions] if with_distributions else []
+        loss, metrics = _checked(call(data, list(logprobs), *third), torch)
         loss.sum().backward()  # pyright: ignore[reportUnknownMemberType] - torch's own gap
-    if all(tensor.grad is None for tensor in logprobs):
+    if all(tensor.grad is None for tensor in leaves):
         raise UserError(
             "loss_fn: its loss does not depend on the logprobs",
             field="loss_fn",
             hint="compute it from the tensors that it is given, without detach() or item()",
         )
-    weighted = surrogate_data(data, [tensor.grad for tensor in logprobs])
-    return SurrogateLoss(weighted, float(loss.detach().sum()), metrics)
+    weighted = surrogate_data(data, [tensor.grad for tensor in leaves], distributions)
+    shapes = [_targets(datum, index).shape for index, datum in enumerate(data)]
+    return SurrogateLoss(weighted, float(loss.detach().sum()), metrics, shapes, distributions)
 
 
-def surrogate_data(data: Sequence[Datum], gradients: Sequence[torch.Tensor | None]) -> list[Datum]:
+def surrogate_data(
+    data: Sequence[Datum],
+    gradients: Sequence[torch.Tensor | None],
+    distributions: Distributions | None = None,
+) -> list[Datum]:
     """Cross-entropy datums with this gradient by the logprobs; None is zero.
+
+    Args:
+        data: with targets.
+        gradients: by the logprobs of each datum's targets, and after those by each one's
+            distribution where there are `distributions`.
+        distributions: whose tokens become further targets of the datums that have a gradient there.
 
     Raises:
         DataError: a gradient is not finite.
     """
+    weighted = [_weighted(datum, gradients[index], index) for index, datum in enumerate(data)]
+    if distributions is None:
+        return weighted
     return [
-        _weighted(datum, gradient, index)
-        for index, (datum, gradient) in enumerate(zip(data, gradients, strict=True))
+        _widened(datum, distributions.columns(index), gradients[len(data) + index], index)
+        for index, datum in enumerate(weighted)
     ]
+
+
+def _distributions(outputs: Sequence[LossFnOutput]) -> Distributions:
+    """What a `retained_forward` told of each position beside the targets."""
+    logprobs = [output["distribution_logprobs"].to_torch() for output in outputs]
+    if "distribution_tokens" not in outputs[0]:
+        return Distributions(logprobs)
+    return Distributions(logprobs, [output["distribution_tokens"].to_torch() for output in outputs])
+
+
+def _chosen(output: LossFnOutput, shape: Sequence[int]) -> LossFnOutput:
+    """The output without the columns that `_widened` added."""
+    logprobs = output.get("logprobs")
+    if logprobs is None or logprobs.shape == list(shape):
+        return output
+    width = shape[1] if len(shape) == 2 else 1
+    chosen = np.ascontiguousarray(logprobs.to_numpy()[:, :width]).reshape(shape)
+    return {**output, "logprobs": TensorData.from_numpy(chosen)}
+
+
+def _widened(
+    datum: Datum, tokens: torch.Tensor, by_logprobs: torch.Tensor | None, index: int
+) -> Datum:
+    """The datum with further targets and their weights; the same where these are all 0."""
+    if by_logprobs is None or not bool(by_logprobs.any()):
+        return datum
+    inputs = {name: tensor.to_numpy() for name, tensor in datum.loss_fn_inputs.items()}
+    weights = -_finite(by_logprobs, index)
+    columns = {"target_tokens": tokens.numpy(), "weights": weights}
+    return Datum(
+        model_input=datum.model_input,
+        loss_fn_inputs={
+            name: np.concatenate([inputs[name].reshape(len(tokens), -1), further], axis=1)
+            for name, further in columns.items()
+        },
+    )
+
+
+def _finite(by_logprobs: torch.Tensor, index: int) -> npt.NDArray[np.float32]:
+    gradient = by_logprobs.to(device="cpu").numpy()
+    if not np.isfinite(gradient).all():
+        raise DataError(
+            f"loss_fn: data[{index}]: its gradient is not finite",
+            field="loss_fn",
+            datum_index=index,
+            hint="look for log(0), 0/0 or an overflow in exp",
+        )
+    return gradient
 
 
 def _checked(returned: object, torch: ModuleType) -> tuple[torch.Tensor, dict[str, float]]:
@@ -159,16 +242,8 @@ def _weighted(datum: Datum, by_logprobs: torch.Tensor | None, index: int) -> Dat
     if by_logprobs is None:  # the loss leaves this datum out
         weights = _zeros(targets)
     else:
-        gradient = by_logprobs.to(device="cpu").numpy()
-        if not np.isfinite(gradient).all():
-            raise DataError(
-                f"loss_fn: data[{index}]: its gradient is not finite",
-                field="loss_fn",
-                datum_index=index,
-                hint="look for log(0), 0/0 or an overflow in exp",
-            )
         make = TensorData.from_numpy_sparse if targets.is_sparse else TensorData.from_numpy
-        weights = make(-gradient)
+        weights = make(-_finite(by_logprobs, index))
     return Datum(
         model_input=datum.model_input,
         loss_fn_inputs={"target_tokens": targets, "weights": weights},

@@ -10,14 +10,16 @@ import asyncio
 import contextlib
 import contextvars
 import dataclasses
+import functools
 import itertools
+import sys
 from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TypeVar, cast
 
 import pydantic
 import zstandard
 
-from tinsmith.client.chunking import chunk_datums
+from tinsmith.client.chunking import ChunkLimits, chunk_datums
 from tinsmith.client.connection import Connection, json_request
 from tinsmith.client.custom_loss import (
     CustomLossFn,
@@ -35,11 +37,12 @@ from tinsmith.client.polling import ResultKind
 from tinsmith.client.queue_state import TRAINING_GRACE_S, PauseLogger
 from tinsmith.client.retained import (
     EXTENSION,
-    FORWARD_PATH,
     MAX_GRAPHS_A_NORM,
     CustomCall,
     backward_path,
+    forward_path,
     graphs_kept,
+    max_positions,
     norm_path,
 )
 from tinsmith.client.transport import PROTOBUF, Request
@@ -63,9 +66,6 @@ from tinsmith.types.codec import (
     with_seq_id,
 )
 
-if TYPE_CHECKING:
-    import torch
-
 M = TypeVar("M", bound=pydantic.BaseModel)
 R = TypeVar("R")
 OrderedRequest = (
@@ -81,6 +81,7 @@ _lane_of_loss: contextvars.ContextVar[ModelLane | None] = contextvars.ContextVar
     "tinsmith_lane_of_loss", default=None
 )
 """The lane whose turn lasts until the loss that runs in this context has returned."""
+_WHOLE = ChunkLimits(max_datums=sys.maxsize, max_bytes=sys.maxsize)
 _FORWARD = ResultKind("Forward", is_protobuf=True)
 _FORWARD_BACKWARD = ResultKind("ForwardBackward", is_protobuf=True)
 
@@ -114,9 +115,10 @@ class _Sent:
 class ModelLane:
     """Sends one model's requests in the order of the calls."""
 
-    def __init__(self, connection: Connection, model_id: str) -> None:
+    def __init__(self, connection: Connection, model_id: str, vocab_size: int | None) -> None:
         self._connection = connection
         self._model_id = model_id
+        self._vocab_size = vocab_size
         self._order = TurnOrder()
         self._observe = PauseLogger(f"training of {model_id}", grace_s=TRAINING_GRACE_S)
 
@@ -201,34 +203,57 @@ class ModelLane:
         self, data: Sequence[Datum], loss: ComposedLoss
     ) -> APIFuture[CustomLossOutput]:
         """The same with a loss and regularizers, which are told when their gradient was sent."""
-        call = CustomCall(loss, loss.finished, loss.commit, loss.parameter_gradients)
+        call = CustomCall(
+            loss,
+            loss.finished,
+            loss.commit,
+            loss.parameter_gradients,
+            distribution=loss.distribution,
+            distribution_terms=loss.distribution_terms,
+        )
         return self._run_between(data, call)
 
     def _run_between(self, data: Sequence[Datum], call: CustomCall[R]) -> APIFuture[R]:
         label = "forward_backward_custom"
         self._refuse_inside_loss(label)
         data = _checked_datums(data)
-        forward = self._encoded(forward_data(data), "cross_entropy", None, forward_only=True)
+        limits = dataclasses.replace(
+            self._connection.config.chunk_limits,
+            max_positions=max_positions(call.distribution, self._vocab_size),
+        )
+        forward = self._encoded(
+            forward_data(data), "cross_entropy", None, forward_only=True, limits=limits
+        )
         context = contextvars.copy_context()
         context.run(_lane_of_loss.set, self)
 
         async def post(take: TakeSeqIds) -> tuple[SurrogateLoss, _Sent, dict[str, _Sent]]:
             is_offered = await self._connection.offers(EXTENSION)
-            sent = await undisturbed(
-                self._send(forward.through(FORWARD_PATH) if is_offered else forward, take)
-            )
+            base_url = (await self._connection.transport()).base_url
+            call.check_offered(is_offered=is_offered, base_url=base_url)
+            asked = forward.through(forward_path(call.distribution)) if is_offered else forward
+            sent = await undisturbed(self._send(asked, take))
             output = await self._fetch(sent)
             graphs = sent.seq_ids if is_offered and graphs_kept(output) else None
-            surrogate = await run_in_daemon_thread(
-                lambda: context.run(surrogate_of, data, output.loss_fn_outputs, call.loss_fn)
+            differentiate = functools.partial(
+                surrogate_of,
+                data,
+                output.loss_fn_outputs,
+                call.loss_fn,
+                with_distributions=call.distribution is not None,
             )
+            surrogate = await run_in_daemon_thread(lambda: context.run(differentiate))
             backward = self._encoded(
                 surrogate.data, "cross_entropy", None, forward_only=False, like=forward
             )
             norms: dict[str, _Sent] = {}
             if graphs is not None:
                 backward = backward.through(*map(backward_path, graphs))
-                norms = await self._send_norms(data, call.gradients(), graphs, take)
+                wanted = (
+                    (name, surrogate_data(data, gradient, surrogate.distributions))
+                    for name, gradient in call.gradients().items()
+                )
+                norms = await self._send_norms(wanted, graphs, take)
             sent = await undisturbed(self._send(backward, take))
             call.was_sent()
             return surrogate, sent, norms
@@ -243,20 +268,15 @@ class ModelLane:
         return self._connection.watched(future)
 
     async def _send_norms(
-        self,
-        data: Sequence[Datum],
-        gradients: Mapping[str, Sequence[torch.Tensor]],
-        graphs: Sequence[int],
-        take: TakeSeqIds,
+        self, wanted: Iterable[tuple[str, Sequence[Datum]]], graphs: Sequence[int], take: TakeSeqIds
     ) -> dict[str, _Sent]:
         """Ask for the norms of gradients by the parameters, each through all graphs at once."""
         if len(graphs) > MAX_GRAPHS_A_NORM:
             return {}
         sent: dict[str, _Sent] = {}
-        for name, gradient in gradients.items():
-            weighted = surrogate_data(data, gradient)
+        for name, weighted in wanted:
             encoded = self._encoded(
-                weighted, "cross_entropy", None, forward_only=False, is_whole=True
+                weighted, "cross_entropy", None, forward_only=False, limits=_WHOLE
             )
             asked = encoded.through(norm_path(graphs))
             sent[name] = await undisturbed(self._send(asked, take))
@@ -288,18 +308,16 @@ class ModelLane:
         *,
         forward_only: bool,
         like: _Pass | None = None,
-        is_whole: bool = False,
+        limits: ChunkLimits | None = None,
     ) -> _Pass:
-        """Encode a pass; `like` another one it is cut as that is, `is_whole` not at all."""
+        """Encode a pass, cut by `limits`; `like` another one as that is, `is_whole` not at all."""
         _check_loss(loss_fn, loss_fn_config)
         data = _checked_datums(data)
         if like is not None:
             ends = [*like.starts[1:], len(data)]
             chunks = [data[i:j] for i, j in zip(like.starts, ends, strict=True)]
-        elif is_whole:
-            chunks = [data]
         else:
-            chunks = chunk_datums(data, self._connection.config.chunk_limits)
+            chunks = chunk_datums(data, limits or self._connection.config.chunk_limits)
         starts = [0, *itertools.accumulate(map(len, chunks[:-1]))]
         bodies: list[bytes] = []
         for chunk, start in zip(chunks, starts, strict=True):

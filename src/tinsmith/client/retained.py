@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from tinsmith.client.custom_loss import CustomLossFn
+from tinsmith.client.errors import UnsupportedError
+from tinsmith.regularizers.distributions import Width
 from tinsmith.types import ForwardBackwardOutput
 
 if TYPE_CHECKING:
@@ -20,9 +22,26 @@ R = TypeVar("R")
 
 EXTENSION = "retained_forward"
 FORWARD_PATH = "ext/retained_forward"
+MAX_DISTRIBUTION_CELLS = 2**23
+"""Logprobs of distributions that the service tells in one answer."""
+LARGEST_VOCABULARY = 2**18
+"""Taken for that of a model whose vocabulary the service does not tell."""
 MAX_GRAPHS_A_NORM = 8
 """A norm needs the gradient through all graphs of a call at once, so all its data in one request;
 calls of more chunks have none."""
+
+
+def forward_path(distribution: Width | None) -> str:
+    """Keep the graph, and tell a distribution at each position."""
+    return FORWARD_PATH if distribution is None else f"{FORWARD_PATH}?distribution={distribution}"
+
+
+def max_positions(distribution: Width | None, vocab_size: int | None) -> int | None:
+    """Positions of one request, so that their distributions fit in its answer; None: any number."""
+    if distribution is None:
+        return None
+    width = (vocab_size or LARGEST_VOCABULARY) if distribution == "full" else distribution
+    return MAX_DISTRIBUTION_CELLS // width
 
 
 def backward_path(seq_id: int) -> str:
@@ -51,3 +70,23 @@ class CustomCall(Generic[R]):
     """Is called when the gradient has been sent."""
     gradients: Callable[[], Mapping[str, Sequence[torch.Tensor]]] = field(default=dict)
     """Gradients by the logprobs whose norms by the parameters are wanted, by name."""
+    distribution: Width | None = None
+    """What the loss takes as its third argument: the likeliest tokens of each position, or all."""
+    distribution_terms: Sequence[str] = ()
+    """Names of the terms that need it."""
+
+    def check_offered(self, *, is_offered: bool, base_url: str) -> None:
+        """Refuse a loss of distributions where the service tells none: nothing stands in for them.
+
+        Raises:
+            UnsupportedError: naming the terms.
+        """
+        if self.distribution is None or is_offered:
+            return
+        raise UnsupportedError(
+            f"regularizers={list(self.distribution_terms)}: need distribution="
+            f"{self.distribution!r}, and {base_url} does not offer the extension {EXTENSION!r}",
+            field="regularizers",
+            hint="give the datums targets of shape (N, K) and leave distribution out, or use an "
+            "estimate from chosen tokens: SampledEntropy, KLEstimate",
+        )

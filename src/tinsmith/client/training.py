@@ -69,7 +69,7 @@ class TrainingClient:
         self.model_id = info.model_id
         self._connection = connection
         self._info = info
-        self._lane = ModelLane(connection, info.model_id)
+        self._lane = ModelLane(connection, info.model_id, info.model_data.vocab_size)
         self.regularizer_state = RegularizerState()
         """Optimizer steps and adaptive weights of the regularizers; `state_dict()` to save them."""
 

@@ -11,17 +11,18 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-from tinsmith.core.errors import ConfigError, TinsmithError, UserError
-from tinsmith.regularizers.errors import RegularizerError, RegularizerTimeoutError
+from tinsmith.core.errors import ConfigError, UserError
+from tinsmith.regularizers.distributions import Distributions, Width, widest
+from tinsmith.regularizers.errors import RegularizerError
+from tinsmith.regularizers.evaluation import Seen, failure_of, job_call, reason_of, seen_by
 from tinsmith.regularizers.events import LossEvent, tell
 from tinsmith.regularizers.execution import (
     Cancelled,
     Job,
     Outcome,
     Stop,
-    TimedOut,
     call_and_wait,
     run_jobs,
 )
@@ -157,10 +158,28 @@ class ComposedLoss:
         """Let the state know that the gradient has been sent."""
         self._state.observe(self._terms, self.output, self._options)
 
+    @property
+    def distribution(self) -> Width | None:
+        """The distribution at each position that the terms need beside the targets, if any."""
+        return widest(self._terms)
+
+    @property
+    def distribution_terms(self) -> list[str]:
+        """Names of the terms that need one."""
+        return [term.name for term in self._terms if term.distribution is not None]
+
     def __call__(
-        self, data: list[Datum], logprobs: list[torch.Tensor]
+        self,
+        data: list[Datum],
+        logprobs: list[torch.Tensor],
+        distributions: Distributions | None = None,
     ) -> tuple[torch.Tensor, dict[str, float]]:
         """The total, with its gradient, and the metrics of the base loss and the terms.
+
+        Args:
+            data: Of the call.
+            logprobs: Of the targets, leaves.
+            distributions: At least as wide as `distribution`, where that is not None.
 
         Raises:
             RegularizerError: a term failed and its policy is to fail.
@@ -177,10 +196,10 @@ class ComposedLoss:
 
         try:
             with torch.enable_grad():
-                loss = self._compute(data, logprobs)
+                loss = self._compute(Seen(data, logprobs), distributions)
         except BaseException as error:
             duration = {"duration_s": time.perf_counter() - started}
-            self._tell("custom_loss.exception", duration, {**about, "reason": _reason(error)})
+            self._tell("custom_loss.exception", duration, {**about, "reason": reason_of(error)})
             raise
         output = self.output
         measured = {
@@ -193,16 +212,18 @@ class ComposedLoss:
         base_metrics = {} if output.base_loss is None else dict(output.base_loss.custom)
         return loss, base_metrics | output.flat_metrics()
 
-    def _compute(self, data: list[Datum], logprobs: list[torch.Tensor]) -> torch.Tensor:
+    def _compute(self, chosen: Seen, distributions: Distributions | None) -> torch.Tensor:
         import torch
+
+        leaves = [*chosen.logprobs, *(distributions.logprobs if distributions else ())]
 
         weights = [
             self._state.weight_of(term, self._options.epoch)
             * self._options.scale_of(term.reduction)
             for term in self._terms
         ]
-        base = None if self._base is None else self._base_part(self._base, data, logprobs)
-        outcomes = self._run_terms(data, logprobs, weights)
+        base = None if self._base is None else self._base_part(self._base, *chosen)
+        outcomes = self._run_terms(seen_by(self._terms, chosen, distributions), weights)
         parts: list[_Part] = []
         durations: dict[str, float] = {}
         try:
@@ -211,7 +232,7 @@ class ComposedLoss:
                 durations[term.name] = outcome.duration_s
                 if part is not None:
                     parts.append(part)
-            base, parts, total = self._with_gradients(base, parts, logprobs)
+            base, parts, total = self._with_gradients(base, parts, leaves)
         except BaseException as error:
             self._tell_ends(outcomes, weights, {}, failed=error)
             raise
@@ -230,7 +251,7 @@ class ComposedLoss:
         self._output = self._described(base, parts, total)
         self._tell_ends(outcomes, weights, {part.name: part for part in parts})
         value = torch.tensor(self._output.loss_total, dtype=torch.float64)
-        return with_gradients(value, total, logprobs)
+        return with_gradients(value, total, leaves)
 
     def _base_part(
         self, base: RegularizerFn, data: list[Datum], logprobs: list[torch.Tensor]
@@ -251,9 +272,7 @@ class ComposedLoss:
         scale = self._options.scale_of(self._options.base_reduction)
         return _Part("base", scale, loss, custom)
 
-    def _run_terms(
-        self, data: list[Datum], logprobs: list[torch.Tensor], weights: Sequence[float]
-    ) -> list[Outcome]:
+    def _run_terms(self, seen: Sequence[Seen], weights: Sequence[float]) -> list[Outcome]:
         def on_start(index: int) -> None:
             self._tell(
                 "regularizer.start", {"time_ns": time.time_ns()}, self._about(index, weights)
@@ -265,8 +284,8 @@ class ComposedLoss:
 
             start_workers(num_processes)
         jobs = [
-            Job(_job_call(term, data, logprobs), term.timeout_s, term.on_error == "fail")
-            for term in self._terms
+            Job(job_call(term, its), term.timeout_s, term.on_error == "fail")
+            for term, its in zip(self._terms, seen, strict=True)
         ]
         return run_jobs(jobs, self._options.num_workers, on_start)
 
@@ -280,7 +299,7 @@ class ComposedLoss:
         if isinstance(error, Cancelled):
             return None  # the one that failed is raised in its place
         if error is not None:
-            failure = _failure(term, error)
+            failure = failure_of(term, error)
             if term.on_error == "fail":
                 raise failure from error
             self._skipped[term.name] = failure.message
@@ -304,17 +323,17 @@ class ComposedLoss:
         self._skipped[term.name] = error.message
 
     def _with_gradients(
-        self, base: _Part | None, parts: list[_Part], logprobs: list[torch.Tensor]
+        self, base: _Part | None, parts: list[_Part], leaves: list[torch.Tensor]
     ) -> tuple[_Part | None, list[_Part], list[torch.Tensor] | None]:
         """The parts with their gradients if these are asked for, and the gradient of the total."""
         if not self._is_tracking:
-            total = _gradients_of_sum(base, parts, logprobs)
+            total = _gradients_of_sum(base, parts, leaves)
             if are_finite(total):
                 return base, parts, total
             # Something is not finite: only the gradients one by one can say which term it is.
         if base is not None:
-            base = replace(base, gradients=gradients_of(base.loss, logprobs))
-        found = [replace(part, gradients=gradients_of(part.loss, logprobs)) for part in parts]
+            base = replace(base, gradients=gradients_of(base.loss, leaves))
+        found = [replace(part, gradients=gradients_of(part.loss, leaves)) for part in parts]
         kept: list[_Part] = []
         terms = {term.name: term for term in self._terms}
         for part in found:
@@ -399,7 +418,7 @@ class ComposedLoss:
         if isinstance(outcome.error, Cancelled):
             return "cancelled: another regularizer failed"
         if outcome.error is not None:
-            return _failure(term, outcome.error).message
+            return failure_of(term, outcome.error).message
         if isinstance(failed, RegularizerError) and failed.name == term.name:
             return failed.message
         return self._skipped.get(term.name)
@@ -423,83 +442,3 @@ def _gradients_of_sum(
     summands = [*([base] if base is not None else []), *parts]
     losses = [part.weight * part.loss for part in summands if part.loss.requires_grad]
     return gradients_of(sum(losses[1:], losses[0]), logprobs) if losses else None
-
-
-def _job_call(term: Regularizer, data: list[Datum], logprobs: list[torch.Tensor]) -> Any:
-    """What a term's thread does; gives ((loss, metrics), datums left out)."""
-
-    def whole(stop: Stop) -> Any:
-        return _evaluated(term, data, logprobs, stop), ()
-
-    def partial(stop: Stop) -> Any:
-        try:
-            return whole(stop)
-        except Exception as error:  # noqa: BLE001 - the policy is to go on; raised if nothing works
-            return _datum_by_datum(term, data, logprobs, (stop, error))
-
-    return partial if term.on_error == "partial" else whole
-
-
-def _evaluated(
-    term: Regularizer, data: list[Datum], logprobs: list[torch.Tensor], stop: Stop
-) -> tuple[torch.Tensor, dict[str, float]]:
-    import torch
-
-    if term.run_in == "process":
-        from tinsmith.regularizers.processes import call_in_process
-
-        return call_in_process(term.call, data, logprobs, stop)
-    with torch.enable_grad():
-        return checked_result(call_and_wait(lambda: term.call(data, list(logprobs)), stop))
-
-
-def _datum_by_datum(
-    term: Regularizer,
-    data: list[Datum],
-    logprobs: list[torch.Tensor],
-    failed: tuple[Stop, Exception],
-) -> Any:
-    """The term of each datum alone, combined as its reduction says; those that fail are left out.
-
-    Raises:
-        Exception: that of the whole batch, if no datum works.
-    """
-    stop, error = failed
-    losses: list[tuple[int, torch.Tensor, dict[str, float]]] = []
-    left_out: list[int] = []
-    for index, (datum, tensor) in enumerate(zip(data, logprobs, strict=True)):
-        try:
-            loss, custom = _evaluated(term, [datum], [tensor], stop)
-        except Exception:  # noqa: BLE001 - a datum that fails is left out, and listed
-            left_out.append(index)
-        else:
-            losses.append((tensor.numel(), loss, custom))
-    if not losses:
-        raise error
-    count = sum(size for size, _, _ in losses)
-    factors = [size / count if term.reduction == "mean" else 1.0 for size, _, _ in losses]
-    summands = [factor * loss for factor, (_, loss, _) in zip(factors, losses, strict=True)]
-    custom = {"num_datums": float(len(losses)), "num_datums_left_out": float(len(left_out))}
-    return (sum(summands[1:], summands[0]), custom), tuple(left_out)
-
-
-def _failure(term: Regularizer, error: BaseException) -> RegularizerError:
-    """The error of a term, under the term's name."""
-    place = f"regularizers[{term.name!r}]"
-    if isinstance(error, RegularizerError):
-        return error
-    if isinstance(error, TimedOut):
-        return RegularizerTimeoutError(
-            f"{place}: took longer than timeout_s={term.timeout_s:g}",
-            name=term.name,
-            hint="raise timeout_s, make it faster, or set on_error='skip'",
-        )
-    text = error.message if isinstance(error, TinsmithError) else _reason(error)
-    hint = error.hint if isinstance(error, TinsmithError) else None
-    return RegularizerError(f"{place}: {text}", name=term.name, hint=hint)
-
-
-def _reason(error: BaseException) -> str:
-    if isinstance(error, TinsmithError):
-        return error.message
-    return f"{type(error).__name__}: {error}"

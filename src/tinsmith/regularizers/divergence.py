@@ -33,9 +33,14 @@ __all__ = ["KL", "Consistency", "JensenShannon", "KLEstimate"]
 class KL:
     """KL divergence in nats of the distributions over each position's K targets.
 
+    The targets are the datum's own, or with `Regularizer(KL(), 0.1, distribution=...)` the whole
+    vocabulary or the K likeliest tokens. Of K tokens it is their part of the sum, which may be
+    below 0 where they are few.
+
     Attributes:
         reference: Loss input with the reference logprobs of each datum, or a function of the
-            datums that gives them; the shape is that of the targets. They are constants.
+            datums that gives them, such as a `PolicyReference`; the shape is that of the targets,
+            or the whole vocabulary for the K likeliest tokens. They are constants.
         direction: "forward" is `KL(model, reference)`, "reverse" is `KL(reference, model)`,
             "symmetric" half of their sum.
         reduction: "mean" or "sum" over positions.
@@ -95,6 +100,7 @@ class KLEstimate:
     """
 
     name: ClassVar[str] = "kl_estimate"
+    is_estimate: ClassVar[bool] = True
     reference: Reference = "reference_logprobs"
     estimator: Literal["k1", "k2", "k3"] = "k3"
     gradient: Literal["score_function", "estimator"] = "score_function"

@@ -31,8 +31,9 @@ Mode = Literal["bonus", "penalty"]
 class Entropy:
     """Entropy in nats of the distribution over each position's K targets.
 
-    Exact where the K targets are the vocabulary. With the top K it is the entropy of what they
-    hold; `renormalise` makes it that of the distribution among them.
+    Exact where these are the vocabulary, as with `Regularizer(Entropy(), 0.01,
+    distribution="full")`. With the top K it is the entropy of what they hold; `renormalise` makes
+    it that of the distribution among them.
 
     Attributes:
         mode: "bonus" raises entropy (the term is `-H`), "penalty" lowers it (`+H`).
@@ -95,6 +96,7 @@ class SampledEntropy:
     """
 
     name: ClassVar[str] = "sampled_entropy"
+    is_estimate: ClassVar[bool] = True
     mode: Mode = "bonus"
     gradient: Literal["score_function", "estimator"] = "score_function"
     mask: str | None = None

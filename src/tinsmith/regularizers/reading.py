@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from tinsmith.core.errors import ConfigError, DataError
+from tinsmith.regularizers.distributions import CHOSEN_TOKENS
 from tinsmith.types import Datum
 
 if TYPE_CHECKING:
@@ -85,7 +86,8 @@ def distributions(logprobs: Sequence[torch.Tensor], term: str) -> None:
                 f"(N, K), and has {tuple(tensor.shape)}",
                 field="target_tokens",
                 datum_index=index,
-                hint="give several targets a position, or use an estimator from chosen tokens: "
+                hint='say Regularizer(..., distribution="full") or the number of likeliest tokens, '
+                "give several targets a position, or use an estimator from chosen tokens: "
                 "SampledEntropy, KLEstimate",
             )
 
@@ -95,12 +97,16 @@ def field_of(
 ) -> list[torch.Tensor]:
     """A loss input of every datum as constants in the shape and dtype of its logprobs.
 
+    For the likeliest K tokens of each position it has to hold the vocabulary, of which these are
+    taken: which they are changes with the model.
+
     Raises:
         DataError: a datum has no such input, or of another shape.
     """
     return [
-        _shaped(_input(datum, name, index), tensor, (index, f"loss_fn_inputs[{name!r}]"))
+        _shaped(_of_tokens(_input(datum, name, index), datum, place), tensor, place)
         for index, (datum, tensor) in enumerate(zip(data, logprobs, strict=True))
+        for place in [(index, f"loss_fn_inputs[{name!r}]")]
     ]
 
 
@@ -108,6 +114,8 @@ def reference_logprobs(
     reference: Reference, data: list[Datum], logprobs: Sequence[torch.Tensor]
 ) -> list[torch.Tensor]:
     """The reference of every datum as constants in the shape of its logprobs.
+
+    What a function gives for the likeliest K tokens may be of these, or of the vocabulary.
 
     Raises:
         DataError: one is missing or has another shape.
@@ -121,10 +129,13 @@ def reference_logprobs(
         raise DataError(
             f"reference: gave {len(given)} tensors for {len(data)} datums", field="reference"
         )
-    return [
-        _shaped(torch.as_tensor(value).detach(), tensor, (index, "reference"))
-        for index, (value, tensor) in enumerate(zip(given, logprobs, strict=True))
-    ]
+    found: list[torch.Tensor] = []
+    for index, (value, tensor) in enumerate(zip(given, logprobs, strict=True)):
+        constant, place = torch.as_tensor(value).detach(), (index, "reference")
+        if constant.shape != tensor.shape:
+            constant = _of_tokens(constant, data[index], place)
+        found.append(_shaped(constant, tensor, place))
+    return found
 
 
 def check_choice(name: str, value: object, allowed: Sequence[object]) -> None:
@@ -165,6 +176,31 @@ def _input(datum: Datum, name: str, index: int) -> torch.Tensor:
             hint="every datum needs it; it has one value for each target",
         )
     return datum.loss_fn_inputs[name].to_torch()
+
+
+def _of_tokens(values: torch.Tensor, datum: Datum, place: tuple[int, str]) -> torch.Tensor:
+    """Of logprobs of the vocabulary (N, V) those of the tokens of a distribution (N, K).
+
+    A datum of chosen tokens has its own targets, whose logprobs they already are.
+
+    Raises:
+        DataError: it cannot be told whose logprobs they are.
+    """
+    if CHOSEN_TOKENS not in datum.loss_fn_inputs:
+        return values
+    index, name = place
+    tokens = datum.loss_fn_inputs["target_tokens"].to_torch()
+    width = values.shape[1] if values.ndim == 2 and len(values) == len(tokens) else 0
+    # As many as there are tokens, but not of the first tokens of the vocabulary: of which, then?
+    if width <= int(tokens.max()):
+        raise DataError(
+            f"data[{index}]: {name}: of shape {tuple(values.shape)}, must hold the logprobs of the "
+            f"whole vocabulary at {len(tokens)} positions",
+            field=name,
+            datum_index=index,
+            hint=f"the likeliest {tokens.shape[1]} tokens change with the model",
+        )
+    return values.gather(1, tokens)
 
 
 def _shaped(values: torch.Tensor, like: torch.Tensor, place: tuple[int, str]) -> torch.Tensor:

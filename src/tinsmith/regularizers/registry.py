@@ -13,7 +13,7 @@ import json
 import tomllib
 from collections.abc import Callable, Mapping
 from importlib.metadata import entry_points
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -114,6 +114,8 @@ class RegularizerConfig(BaseModel):
     """If its value or gradient is not finite: fail or skip."""
     timeout_s: float = Field(default=30.0)
     """Longest time in seconds."""
+    distribution: int | Literal["full"] | None = None
+    """Distribution at each position that the term needs: "full", or the likeliest K tokens."""
 
     @model_validator(mode="before")
     @classmethod
@@ -156,9 +158,11 @@ class RegularizerConfig(BaseModel):
             if known is not None and name not in known:
                 raise unknown_name(f"setting of {self.kind!r}", name, known, field=name)
         settings = {k: v for k, v in defaults.items() if known and k in known} | given
-        if self.reference_policy is not None or (
-            factory is KLEstimate and "reference" not in given
-        ):
+        # A configuration holds no logprobs, so what refers to some means the base model's.
+        wants_base = factory is KLEstimate or (
+            self.distribution is not None and known is not None and "reference" in known
+        )
+        if self.reference_policy is not None or (wants_base and "reference" not in given):
             if known is not None and "reference" not in known:
                 raise ConfigError(
                     f"reference_policy={self.reference_policy!r}: {self.kind!r} has no reference",
@@ -179,6 +183,7 @@ class RegularizerConfig(BaseModel):
             on_error=self.on_error,
             on_nan=self.on_nan,
             timeout_s=self.timeout_s,
+            distribution=self.distribution,
         )
 
 

@@ -73,6 +73,9 @@ class Regularizer:
         timeout_s: Longest time, up to 300 s.
         run_in: "thread", or "process" for functions in pure Python that would hold up the others;
             such a function must be importable, and one process is kept for it between calls.
+        distribution: "full" or a number K: it sees the logprobs of the whole vocabulary, (N, V), or
+            of the K likeliest tokens of each position, (N, K), as if these were the targets; needs
+            a service with the extension `retained_forward`. None: those of the targets.
 
     Raises:
         ConfigError: a field is not allowed.
@@ -93,6 +96,7 @@ class Regularizer:
     on_nan: OnNan = "fail"
     timeout_s: float = 30.0
     run_in: RunIn = "thread"
+    distribution: int | Literal["full"] | None = None
 
     def __post_init__(self) -> None:
         if not self.name:
@@ -104,7 +108,10 @@ class Regularizer:
             object.__setattr__(
                 self, "reduction", getattr(self.fn, "batch_reduction", "whole_batch")
             )
+        if self.distribution is None:
+            object.__setattr__(self, "distribution", getattr(self.fn, "distribution", None))
         _check_choices(self)
+        _check_distribution(self)
         if self.run_in == "process":
             _check_importable(self)
 
@@ -231,6 +238,22 @@ def _check_choices(term: Regularizer) -> None:
             "needs the whole batch",
             field="on_error",
             hint="say reduction='sum' or 'mean' if that is true of it, or on_error='skip'",
+        )
+
+
+def _check_distribution(term: Regularizer) -> None:
+    width = term.distribution
+    if width is None:
+        return
+    is_count = isinstance(width, int) and not isinstance(width, bool) and width >= 1
+    if width != "full" and not is_count:
+        raise _refused(term, "distribution", repr(width), "'full', or a number of tokens from 1")
+    if getattr(term.fn, "is_estimate", False):
+        raise ConfigError(
+            f"regularizers[{term.name!r}]: distribution={width!r}: this term is an estimate from "
+            "chosen tokens",
+            field="distribution",
+            hint="leave distribution out, or use the exact term: Entropy, KL",
         )
 
 

@@ -340,6 +340,7 @@ class ModelRegistry:
                 "arch": model.unit.arch,
                 "model_name": model.base_model,
                 "tokenizer_id": model.unit.facts.tokenizer_id,
+                "vocab_size": model.unit.vocab_size,
             },
             "is_lora": True,
             "lora_rank": model.lora_config.rank,

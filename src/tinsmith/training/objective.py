@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from tinsmith.core.errors import ConfigError
 from tinsmith.regularizers import CustomLossOptions, CustomLossOutput, Regularizer, bind_policies
-from tinsmith.regularizers.policies import unbound_policies
+from tinsmith.regularizers.policies import Policy, unbound_policies
 from tinsmith.regularizers.specs import checked_regularizers
 from tinsmith.training.config import SupervisedConfig
 from tinsmith.types import Datum, ForwardBackwardOutput
@@ -69,12 +69,14 @@ def configured_terms(config: SupervisedConfig) -> tuple[Regularizer, ...]:
     """
     terms = checked_regularizers(entry.build(mask="weights") for entry in config.regularizers)
     for term, entry in zip(terms, config.regularizers, strict=True):
-        if term.enabled and getattr(term.fn, "needs_distributions", False):
+        needs_one = term.enabled and getattr(term.fn, "needs_distributions", False)
+        if needs_one and term.distribution is None:
             raise ConfigError(
                 f"regularizers[{term.name!r}]: {entry.kind!r} needs several targets a position, "
                 "and a conversation has one",
                 field="regularizers",
-                hint="use an estimator from chosen tokens: sampled_entropy or kl_estimate",
+                hint='set distribution = "full" or a number of likeliest tokens, or use an '
+                "estimator from chosen tokens: sampled_entropy or kl_estimate",
             )
     if config.track_grad_norms and not terms:
         raise ConfigError(
@@ -88,14 +90,39 @@ def configured_terms(config: SupervisedConfig) -> tuple[Regularizer, ...]:
 async def open_objective(
     service: ServiceClient, config: SupervisedConfig, terms: Sequence[Regularizer]
 ) -> Objective:
-    """The objective, with a sampling client for every model that a term refers to."""
-    policies = {
-        name: await (
-            service.create_sampling_client(base_model=config.model)
-            if name == "base"
-            else service.create_sampling_client(model_path=name)
-        )
-        for name in unbound_policies(terms)
-    }
-    bound = bind_policies(terms, lambda name: policies[name])
+    """The objective, with a client for every model that a term refers to."""
+    bound = await open_policies(service, config.model, terms)
     return Objective(tuple(bound), config.track_grad_norms)
+
+
+async def open_policies(
+    service: ServiceClient, base_model: str, terms: Sequence[Regularizer]
+) -> list[Regularizer]:
+    """The terms with clients in place of the models that they name.
+
+    A sampling client tells of chosen tokens. A term of distributions gets a training client that
+    nobody trains: of "base" one with a fresh adapter, which changes nothing, else one of the saved
+    training state, `tinker://RUN/weights/NAME`.
+    """
+    policies: dict[tuple[str, bool], Policy] = {}
+    bound: list[Regularizer] = []
+    for term in terms:
+        of_distributions = term.distribution is not None
+        for name in unbound_policies([term]):
+            if (name, of_distributions) not in policies:
+                opened = _open(service, base_model, name, of_distributions=of_distributions)
+                policies[name, of_distributions] = await opened
+        bound += bind_policies([term], lambda name, kind=of_distributions: policies[name, kind])
+    return bound
+
+
+async def _open(
+    service: ServiceClient, base_model: str, name: str, *, of_distributions: bool
+) -> Policy:
+    if of_distributions and name == "base":
+        return await service.create_lora_training_client(base_model, rank=1, seed=0)
+    if of_distributions:
+        return await service.create_training_client_from_state(name)
+    if name == "base":
+        return await service.create_sampling_client(base_model=base_model)
+    return await service.create_sampling_client(model_path=name)

@@ -97,6 +97,8 @@ class ModelData(ResponseModel):
     arch: str | None = None
     model_name: str | None = None
     tokenizer_id: str | None = None
+    vocab_size: int | None = None
+    """Tokens that the model tells apart; an extension, None where a service does not tell."""
 
 
 class GetInfoResponse(ResponseModel):

@@ -2,6 +2,7 @@ import contextvars
 import sys
 import threading
 import time
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,8 +16,16 @@ from tinsmith.client import (
     TrainingClient,
 )
 from tinsmith.client.custom_loss import forward_data, surrogate_of
+from tinsmith.client.errors import APIResponseValidationError
 from tinsmith.core.errors import DataError, MissingExtraError, UserError
-from tinsmith.types import AdamParams, Datum, ForwardBackwardRequest, ModelInput, TensorData
+from tinsmith.types import (
+    AdamParams,
+    Datum,
+    ForwardBackwardOutput,
+    ForwardBackwardRequest,
+    ModelInput,
+    TensorData,
+)
 from tinsmith.types.codec import decode_forward_backward_request
 
 ADAM = AdamParams(learning_rate=1e-3)
@@ -361,3 +370,53 @@ def test_a_metric_that_is_no_number_is_named(training: TrainingClient, value: ob
     )
     with pytest.raises(UserError, match="'mine' is not a number"):
         future.result(10)
+
+
+def spread_outputs(*widths: int) -> list[dict[str, TensorData]]:
+    """Of one-position datums: a logprob, and those of the likeliest tokens 10, 11, ..."""
+    return [
+        {
+            "logprobs": TensorData.from_numpy(np.full(1, -2, np.float32)),
+            "distribution_tokens": TensorData.from_numpy(10 + np.arange(width)[None]),
+            "distribution_logprobs": TensorData.from_numpy(np.full((1, width), -1, np.float32)),
+        }
+        for width in widths
+    ]
+
+
+def test_tokens_of_a_distribution_become_targets_where_they_have_a_gradient() -> None:
+    def loss(data: Any, logprobs: Any, seen: Any) -> Any:
+        return logprobs[0].sum() + seen.logprobs[1][0, 1] * 3, {}
+
+    surrogate = surrogate_of(
+        [datum(1), datum(2)], spread_outputs(2, 2), loss, with_distributions=True
+    )
+    first, second = (d.loss_fn_inputs for d in surrogate.data)
+    assert (first["target_tokens"].tolist(), first["weights"].tolist()) == ([1], [-1.0])
+    assert second["target_tokens"].tolist() == [[2, 10, 11]]
+    assert second["weights"].tolist() == [[0.0, 0.0, -3.0]]
+    answer = ForwardBackwardOutput(
+        loss_fn_output_type="ArrayRecord",
+        loss_fn_outputs=[
+            {"logprobs": TensorData.from_numpy(np.array([-2], np.float32))},
+            {"logprobs": TensorData.from_numpy(np.array([[-2, -1, -1]], np.float32))},
+        ],
+        metrics={},
+    )
+    told = surrogate.described(answer).loss_fn_outputs
+    assert [output["logprobs"].tolist() for output in told] == [[-2.0], [-2.0]]
+
+
+def test_a_distribution_that_did_not_come_or_has_no_finite_gradient_is_refused() -> None:
+    outputs = spread_outputs(1)
+    lacking = [{"logprobs": outputs[0]["logprobs"]}]
+    with pytest.raises(
+        APIResponseValidationError, match="logprobs and distribution_logprobs of 1 datums"
+    ):
+        surrogate_of([datum(1)], lacking, lambda *_: 1 / 0, with_distributions=True)
+
+    def steep(data: Any, logprobs: Any, seen: Any) -> Any:
+        return (seen.logprobs[0] + 1).sqrt().sum(), {}
+
+    with pytest.raises(DataError, match=r"data\[0\]: its gradient is not finite"):
+        surrogate_of([datum(1)], outputs, steep, with_distributions=True)

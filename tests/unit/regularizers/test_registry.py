@@ -1,9 +1,11 @@
 """Terms by name: settings, texts of flags, packages that add kinds, models as reference."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
@@ -25,7 +27,7 @@ from tinsmith.regularizers import (
     unregister_regularizer,
 )
 from tinsmith.regularizers.policies import unbound_policies
-from tinsmith.types import Datum, ModelInput
+from tinsmith.types import Datum, ForwardBackwardOutput, ModelInput, TensorData
 
 
 def make(**settings: Any) -> RegularizerConfig:
@@ -209,3 +211,45 @@ def test_a_policy_needs_a_text_and_to_be_opened() -> None:
         PolicyReference("base")([text(1, 2)])
     with pytest.raises(DataError, match=r"data\[1\]: a reference model needs targets"):
         PolicyReference(Policy())([text(1, 2, 3), datum(3, first=5)])
+
+
+class FrozenModel:
+    """A training client: its logprob of a token is minus the token, in the shape of the targets."""
+
+    def forward(self, data: Sequence[Datum], loss_fn: str) -> Any:
+        assert loss_fn == "cross_entropy"
+        assert all(set(datum.loss_fn_inputs) == {"target_tokens", "weights"} for datum in data)
+        future: Future[ForwardBackwardOutput] = Future()
+        outputs = [
+            {
+                "logprobs": TensorData.from_numpy(
+                    -datum.loss_fn_inputs["target_tokens"].to_numpy().astype(np.float32)
+                )
+            }
+            for datum in data
+        ]
+        future.set_result(
+            ForwardBackwardOutput(
+                loss_fn_output_type="ArrayRecord", loss_fn_outputs=outputs, metrics={}
+            )
+        )
+        return future
+
+
+def test_a_training_client_tells_the_logprobs_of_any_targets() -> None:
+    data = [datum(2, 3, first=1, mask=[1, 1]), datum(2, first=7)]
+    given = PolicyReference(FrozenModel())(data)
+    assert [x.tolist() for x in given] == [[[-1, -2, -3], [-4, -5, -6]], [-7, -8]]
+
+
+def test_a_configured_term_of_distributions_refers_to_the_base_model() -> None:
+    term = make(kind="kl", weight=1.0, distribution=4).build()
+    assert (term.distribution, term.fn.reference) == (4, PolicyReference("base"))
+    assert make(kind="kl", weight=1.0, distribution=4, reference="mine").build().fn.reference == (
+        "mine"
+    )
+    assert make(kind="kl", weight=1.0).build().fn.reference == "reference_logprobs"
+    assert make(kind="entropy", weight=1.0, distribution="full").build().distribution == "full"
+    assert str(make(kind="entropy", weight=1.0, distribution="full")) == (
+        '{kind = "entropy", weight = 1.0, distribution = "full"}'
+    )

@@ -11,7 +11,15 @@ import torch
 import tests.unit.regularizers.in_module as in_module
 from tests.unit.regularizers.support import Returned
 from tinsmith.core.errors import ConfigError
-from tinsmith.regularizers import KL, L1, DualAscent, Regularizer, ablations, packed
+from tinsmith.regularizers import (
+    KL,
+    L1,
+    DualAscent,
+    KLEstimate,
+    Regularizer,
+    ablations,
+    packed,
+)
 from tinsmith.regularizers.specs import MAX_REGULARIZERS, checked_regularizers
 
 
@@ -77,6 +85,11 @@ WRONG: list[Callable[[], Any]] = [
     lambda: checked_regularizers([Regularizer(total, 0.1), Regularizer(total, 0.2)]),
     lambda: checked_regularizers([Regularizer(total, 0.1, f"t{i}") for i in range(101)]),
     lambda: packed(one_argument),
+    lambda: Regularizer(total, 0.1, distribution=0),
+    lambda: Regularizer(total, 0.1, distribution=True),
+    lambda: Regularizer(total, 0.1, distribution="all"),  # type: ignore[arg-type]
+    lambda: Regularizer(total, 0.1, distribution=2.0),  # type: ignore[arg-type]
+    lambda: Regularizer(KLEstimate(), 0.1, distribution="full"),
 ]
 
 

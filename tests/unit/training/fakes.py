@@ -188,6 +188,9 @@ class FakeService:
         client = FakeTrainingClient(State(w=float(options["seed"])), self)
         return Later(client, self.calls, "client")
 
+    def create_training_client_from_state(self, path: str) -> Later:
+        return self.create_training_client_from_state_with_optimizer(path)
+
     def create_training_client_from_state_with_optimizer(self, path: str) -> Later:
         self.calls.append(f"load {path}")
         return Later(

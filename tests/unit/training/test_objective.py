@@ -8,10 +8,18 @@ import pytest
 from pydantic import ValidationError
 
 from tests.unit.training.conftest import MakeConfig
-from tests.unit.training.fakes import FakeService, KilledError
+from tests.unit.training.fakes import (
+    FakePolicy,
+    FakeService,
+    FakeTrainingClient,
+    KilledError,
+    State,
+)
 from tinsmith.core.errors import ConfigError
+from tinsmith.regularizers import RegularizerConfig
 from tinsmith.telemetry import read_metrics
 from tinsmith.training import SupervisedConfig, SupervisedResult, names, run_supervised
+from tinsmith.training.objective import open_policies
 
 TERMS: list[dict[str, Any]] = [
     {
@@ -102,6 +110,33 @@ def test_a_term_may_refer_to_the_base_model_or_to_saved_weights(make_config: Mak
     run_supervised(config, service=service)
     assert {"base_model": config.model} in service.created
     assert {"model_path": "tinker://w"} in service.created
+
+
+async def test_a_term_of_distributions_refers_to_models_that_nobody_trains() -> None:
+    """A sampling client tells of chosen tokens only; each model is opened once."""
+    entries: list[dict[str, Any]] = [
+        {"kind": "kl", "weight": 0.1, "distribution": 8},
+        {"kind": "kl_estimate", "weight": 0.1},
+        {"kind": "jensen_shannon", "weight": 0.1, "distribution": "full"},
+        {"kind": "entropy", "weight": 0.1, "distribution": "full"},
+    ]
+    terms = [RegularizerConfig.model_validate(entry).build() for entry in entries]
+    service = FakeService()
+    service.saved["tinker://run/weights/w"] = State(w=0.0)
+    bound = await open_policies(service, "tinsmith/tiny", terms)  # type: ignore[arg-type]
+    assert service.created == [
+        {"base_model": "tinsmith/tiny", "rank": 1, "seed": 0},
+        {"base_model": "tinsmith/tiny"},
+    ]
+    assert bound[0].fn.reference == bound[2].fn.reference
+    assert isinstance(bound[0].fn.reference.policy, FakeTrainingClient)
+    assert isinstance(bound[1].fn.reference.policy, FakePolicy)
+    assert bound[3] is terms[3]
+    saved = RegularizerConfig.model_validate(
+        entries[0] | {"reference_policy": "tinker://run/weights/w"}
+    )
+    await open_policies(service, "tinsmith/tiny", [saved.build()])  # type: ignore[arg-type]
+    assert "load tinker://run/weights/w" in service.calls
 
 
 @pytest.mark.parametrize(
