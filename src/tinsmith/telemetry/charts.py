@@ -138,31 +138,33 @@ def _check_width(width: int) -> None:
 def _chart(bins: Rollups, width: int) -> Chart:
     pixel_steps = bins.level if bins.level == 1 else bins.level * _BINS_PER_PIXEL
     pixels = merge_buckets(bins, pixel_steps).rows
-    is_drawn = pixels["count"] > 0
+    is_drawn = pixels["n"] > 0
     drawn = pixels[is_drawn]
     band = Band(
         drawn["bucket"] * pixel_steps,
-        drawn["min"],
-        drawn["max"],
-        drawn["min_step"],
-        drawn["max_step"],
+        drawn["minimum"],
+        drawn["maximum"],
+        drawn["minimum_step"],
+        drawn["maximum_step"],
     )
     odd = pixels[pixels["num_nan"] + pixels["num_pos_inf"] + pixels["num_neg_inf"] > 0]
     fields = ["nonfinite_step", "num_nan", "num_pos_inf", "num_neg_inf"]
     marks = tuple(NonFiniteMark(*row) for row in odd[fields].tolist())
-    num_points = int(pixels["count"].sum()) + sum(sum(mark[1:]) for mark in marks)
+    num_points = int(pixels["n"].sum()) + sum(sum(mark[1:]) for mark in marks)
     return Chart(pixel_steps, band, lttb(_candidates(bins), width), marks, num_points)
 
 
 def _candidates(bins: Rollups) -> Line:
     """The extremes of each bin, and the first and last point of all."""
-    rows = bins.rows[bins.rows["count"] > 0]
+    rows = bins.rows[bins.rows["n"] > 0]
     if len(rows) == 0:
         return Line(np.empty(0, np.int64), np.empty(0))
     steps = np.concatenate(
-        [rows["min_step"], rows["max_step"], rows["first_step"][:1], rows["last_step"][-1:]]
+        [rows["minimum_step"], rows["maximum_step"], rows["first_step"][:1], rows["last_step"][-1:]]
     )
-    values = np.concatenate([rows["min"], rows["max"], rows["first"][:1], rows["last"][-1:]])
+    values = np.concatenate(
+        [rows["minimum"], rows["maximum"], rows["first"][:1], rows["last"][-1:]]
+    )
     steps, places = np.unique(steps, return_index=True)
     return Line(steps, values[places])
 
@@ -177,7 +179,8 @@ def lttb(line: Line, num_points: int) -> Line:
     if len(line.steps) <= num_points:
         return line
     # Counted from the first step and scaled, so that areas neither overflow nor lose digits.
-    x = (line.steps - line.steps[0]).astype(np.float64)
+    steps = line.steps.view(np.uint64)
+    x = (steps - steps[0]).astype(np.float64)
     y = np.ldexp(line.values, -np.frexp(np.abs(line.values).max())[1])
     edges = np.linspace(1, len(x) - 1, num_points - 1).astype(np.int64)
     sizes = np.diff(edges)

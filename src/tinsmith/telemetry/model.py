@@ -357,11 +357,12 @@ class Cursor(NamedTuple):
     alerts: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RollupRow:
-    """Summary of one key's finite values in one bucket of steps of the effective line.
+class RollupRow(NamedTuple):
+    """Summary of one key in one bucket of steps of the effective line.
 
-    A bucket of `level` holds the steps `bucket * level` up to, not including, the next.
+    A bucket of `level` holds the steps `bucket * level` up to, not including, the next. Without
+    finite values the reals are NaN (the total 0) and the steps 0. A tuple, since a chart reads ten
+    thousand of them.
     """
 
     key: str
@@ -370,18 +371,22 @@ class RollupRow:
     bucket: int
     n: int
     """Number of finite values."""
-    n_nonfinite: int
+    num_nan: int
+    num_pos_inf: int
+    num_neg_inf: int
+    nonfinite_step: int
+    """The first step with a NaN or infinity; 0 where there is none."""
     total: float
     mean: float
     m2: float
     """Sum of squared deviations from the mean: variance is m2 / (n - 1)."""
     minimum: float
-    minimum_step: int
     maximum: float
-    maximum_step: int
     first: float
-    first_step: int
     last: float
+    minimum_step: int
+    maximum_step: int
+    first_step: int
     last_step: int
     sketch: bytes
     """Mergeable quantile sketch of the finite values."""

@@ -55,11 +55,12 @@ def sample(**fields: Any) -> SampleText:
 
 
 def rollup_row(**fields: Any) -> RollupRow:
-    numbers = {"n": 2, "n_nonfinite": 1, "total": 3.0, "mean": 1.5, "m2": 0.5}
+    numbers = {"n": 2, "total": 3.0, "mean": 1.5, "m2": 0.5}
+    odd = {"num_nan": 1, "num_pos_inf": 0, "num_neg_inf": 2, "nonfinite_step": 7}
     edges = {"minimum": 1.0, "maximum": 2.0, "first": 1.0, "last": 2.0}
     steps = {"minimum_step": 3, "maximum_step": 4, "first_step": 3, "last_step": 4}
     place = {"key": "loss", "rank": 0, "level": 100, "bucket": 0, "sketch": b"\x00\x01"}
-    return RollupRow(**{**numbers, **edges, **steps, **place, **fields})
+    return RollupRow(**{**numbers, **odd, **edges, **steps, **place, **fields})
 
 
 def dead_writer(rank: int = 0) -> WriterId:

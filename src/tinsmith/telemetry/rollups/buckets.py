@@ -24,6 +24,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from tinsmith.telemetry.model import RollupRow
 from tinsmith.telemetry.rollups.sketch import RELATIVE_ERROR, QuantileSketch, bin_codes
 
 __all__ = [
@@ -40,34 +41,15 @@ __all__ = [
 LEVELS = (100, 1_000, 10_000)
 """Steps a bucket, each level ten times the one below."""
 
-ROW = np.dtype(
-    [
-        ("bucket", np.int64),
-        ("count", np.int64),  # of finite values
-        ("num_nan", np.int64),
-        ("num_pos_inf", np.int64),
-        ("num_neg_inf", np.int64),
-        ("nonfinite_step", np.int64),  # the first one's; 0 where there is none
-        ("sum", np.float64),
-        ("mean", np.float64),
-        ("m2", np.float64),  # squared deviations from the mean, summed
-        ("min", np.float64),
-        ("max", np.float64),
-        ("first", np.float64),
-        ("last", np.float64),
-        ("min_step", np.int64),  # of equal values, the first
-        ("max_step", np.int64),
-        ("first_step", np.int64),
-        ("last_step", np.int64),
-    ]
-)
-"""A roll-up's numbers, all but the sketch. Without finite values the reals are NaN (the sum 0), the
-steps 0."""
+_REALS = ("mean", "m2", "minimum", "maximum", "first", "last")
+_TALLIES = ("num_nan", "num_pos_inf", "num_neg_inf")
+_FLOATS = ("total", *_REALS)
+_FIELDS = RollupRow._fields[3:-1]  # from the bucket on, all but the sketch
+
+ROW = np.dtype([(name, np.float64 if name in _FLOATS else np.int64) for name in _FIELDS])
+"""The numbers of a `RollupRow`, from `bucket` to `last_step`."""
 
 Rows = NDArray[np.void]
-
-_REALS = ("mean", "m2", "min", "max", "first", "last")
-_TALLIES = ("num_nan", "num_pos_inf", "num_neg_inf")
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +83,7 @@ class Rollups:
 
     Attributes:
         level: steps a bucket.
-        rows: structured array of `ROW`; `rows["max"]` is a column.
+        rows: structured array of `ROW`; `rows["maximum"]` is a column.
         sketches: one a row; None where the reader did not ask for them.
     """
 
@@ -116,29 +98,32 @@ class Rollups:
     def empty(cls, level: int) -> Self:
         return cls(level, np.empty(0, ROW), Sketches.of([]))
 
-    def to_records(self) -> list[tuple[Any, ...]]:  # Any: ints and floats, as a database takes them
-        """Return one tuple a bucket: the fields of `ROW` in order, then the sketch's bytes."""
+    def to_rows(self, key: str, rank: int) -> list[RollupRow]:
+        """Return the rows that a store keeps."""
         if self.sketches is None:
             raise ValueError("roll-ups read without sketches cannot be written")
-        rows: list[tuple[Any, ...]] = self.rows.tolist()
-        return [(*row, self.sketches[i].to_bytes()) for i, row in enumerate(rows)]
+        numbers: list[tuple[Any, ...]] = self.rows.tolist()  # Any: ints and floats
+        return [
+            RollupRow._make((key, rank, self.level, *row, self.sketches[i].to_bytes()))
+            for i, row in enumerate(numbers)
+        ]
 
     @classmethod
-    def from_records(
-        cls, level: int, records: Sequence[tuple[Any, ...]], *, with_sketches: bool = True
+    def from_rows(
+        cls, level: int, rows: Sequence[RollupRow], *, with_sketches: bool = True
     ) -> Self:
-        """Build from what `to_records` gave; None in a real's place is NaN.
+        """Build from rows of one key and rank, by ascending bucket.
 
         Args:
             level: Steps a bucket.
-            records: One a bucket, by ascending bucket.
-            with_sketches: Whether a record ends with its sketch's bytes.
+            rows: What `to_rows` gave.
+            with_sketches: False leaves the sketches out, most of the work.
         """
-        width = len(ROW.fields or ())
-        rows = np.array([record[:width] for record in records], dtype=ROW)
+        numbers = np.array([row[3:-1] for row in rows], dtype=ROW)
         if not with_sketches:
-            return cls(level, rows, None)
-        return cls(level, rows, Sketches.of([QuantileSketch.from_bytes(r[width]) for r in records]))
+            return cls(level, numbers, None)
+        sketches = [QuantileSketch.from_bytes(row.sketch) for row in rows]
+        return cls(level, numbers, Sketches.of(sketches))
 
     def in_steps(self, start: int, stop: int) -> Rollups:
         """Return those whose whole bucket lies in [start, stop)."""
@@ -155,7 +140,7 @@ class Rollups:
 
 def variance(rows: Rows) -> NDArray[np.float64]:
     """Return the sample variance (ddof=1) of each row; NaN below two finite values."""
-    count = rows["count"]
+    count = rows["n"]
     return np.where(count > 1, rows["m2"] / np.maximum(count - 1, 1), np.nan)
 
 
@@ -183,15 +168,15 @@ def rollup_points(
         raise ValueError("steps must ascend strictly: one value a step")
     is_finite = np.isfinite(values)
     rows = np.zeros(len(steps), ROW)
-    rows["count"] = is_finite
+    rows["n"] = is_finite
     rows["num_nan"] = np.isnan(values)
     rows["num_pos_inf"] = values == np.inf
     rows["num_neg_inf"] = values == -np.inf
     rows["nonfinite_step"] = np.where(is_finite, 0, steps)
-    rows["sum"] = np.where(is_finite, values, 0.0)
-    for field in ("mean", "min", "max", "first", "last"):
+    rows["total"] = np.where(is_finite, values, 0.0)
+    for field in ("mean", "minimum", "maximum", "first", "last"):
         rows[field] = values
-    for field in ("min_step", "max_step", "first_step", "last_step"):
+    for field in ("minimum_step", "maximum_step", "first_step", "last_step"):
         rows[field] = steps
     sketches = None
     if with_sketches:  # a finite point holds one value in one bin, any other none
@@ -242,7 +227,7 @@ def _first_nonfinite(out: Rows, rows: Rows, groups: NDArray[np.int64]) -> None:
 
 def _finite_part(out: Rows, rows: Rows, groups: NDArray[np.int64]) -> None:
     """Fill what depends on finite values only, in the groups that have any."""
-    has_any = rows["count"] > 0
+    has_any = rows["n"] > 0
     rows, groups = rows[has_any], groups[has_any]
     if len(rows) == 0:
         return
@@ -252,10 +237,10 @@ def _finite_part(out: Rows, rows: Rows, groups: NDArray[np.int64]) -> None:
     part = np.zeros(len(present), ROW)
     for field in ("bucket", "nonfinite_step", *_TALLIES):
         part[field] = out[field][present]
-    part["count"] = np.add.reduceat(rows["count"], starts)
+    part["n"] = np.add.reduceat(rows["n"], starts)
     part["first"], part["first_step"] = rows["first"][starts], rows["first_step"][starts]
     part["last"], part["last_step"] = rows["last"][ends], rows["last_step"][ends]
-    for field, reduce in (("min", np.minimum), ("max", np.maximum)):
+    for field, reduce in (("minimum", np.minimum), ("maximum", np.maximum)):
         extremes = np.repeat(reduce.reduceat(rows[field], starts), sizes)
         hits = np.flatnonzero(rows[field] == extremes)
         places = hits[np.searchsorted(hits, starts)]  # the first hit of each group
@@ -265,21 +250,21 @@ def _finite_part(out: Rows, rows: Rows, groups: NDArray[np.int64]) -> None:
 
 
 def _moments(part: Rows, rows: Rows, starts: NDArray[np.int64], sizes: NDArray[np.int64]) -> None:
-    largest = np.maximum(np.abs(part["min"]), np.abs(part["max"]))
+    largest = np.maximum(np.abs(part["minimum"]), np.abs(part["maximum"]))
     # Exact: a power of two. Values end up in (-1, 1), their differences in (-2, 2).
     exponents = np.frexp(largest)[1]
     spread = np.repeat(exponents, sizes)
-    counts, means = rows["count"], np.ldexp(rows["mean"], -spread)
+    counts, means = rows["n"], np.ldexp(rows["mean"], -spread)
     shifts = means[starts]
-    shares = counts / np.repeat(part["count"], sizes)
+    shares = counts / np.repeat(part["n"], sizes)
     scaled = shifts + np.add.reduceat(shares * (means - np.repeat(shifts, sizes)), starts)
     deviations = counts * (means - np.repeat(scaled, sizes)) ** 2
     with np.errstate(over="ignore"):  # squares beyond the largest double are infinite
         part["m2"] = np.ldexp(np.add.reduceat(deviations, starts), 2 * exponents)
         part["m2"] += np.add.reduceat(rows["m2"], starts)
-        part["sum"] = np.add.reduceat(rows["sum"], starts)
+        part["total"] = np.add.reduceat(rows["total"], starts)
     # A mean lies between the extremes; rounding must not say otherwise.
-    part["mean"] = np.clip(np.ldexp(scaled, exponents), part["min"], part["max"])
+    part["mean"] = np.clip(np.ldexp(scaled, exponents), part["minimum"], part["maximum"])
 
 
 def _merge_sketches(sketches: Sketches, groups: NDArray[np.int64], num_groups: int) -> Sketches:

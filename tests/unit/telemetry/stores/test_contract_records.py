@@ -440,7 +440,7 @@ def test_roll_ups_are_replaced_with_the_state_that_they_make_right(store: Store)
     some = store.rollups(run_id, ["loss"], 100, first_bucket=1, last_bucket=1, ranks=[1])
     assert some == [rows[3]]
     assert store.rollups(run_id, ["loss"], 1000) == []
-    changed = replace(rows[0], n=9, sketch=b"")
+    changed = rows[0]._replace(n=9, sketch=b"")
     second = RollupState(cursor=11)
     assert store.replace_rollups(run_id, [changed], [("loss", 1, 100, 2)], second, first)
     assert store.rollups(run_id, ["loss"], 100) == [changed, *rows[1:5]]
@@ -463,7 +463,7 @@ def test_roll_up_rows_keep_extreme_and_missing_numbers(store: Store) -> None:
     row = rollup_row(n=0, bucket=-(2**40), key="ü", **edges)
     store.replace_rollups(run_id, [row], [], RollupState(cursor=1), RollupState())
     assert store.rollups(run_id, ["ü"], 100) == [row]
-    empty = replace(row, mean=math.nan)
+    empty = row._replace(mean=math.nan)
     store.replace_rollups(run_id, [empty], [], RollupState(cursor=2), RollupState(cursor=1))
     assert math.isnan(store.rollups(run_id, ["ü"], 100)[0].mean)
 
