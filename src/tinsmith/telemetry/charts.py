@@ -20,17 +20,29 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tinsmith.telemetry.rollups import LEVELS, Rollups, merge_buckets, rollup_points
+from tinsmith.telemetry.model import PointColumns
+from tinsmith.telemetry.rollups import (
+    LEVELS,
+    ROW,
+    Rollups,
+    merge_buckets,
+    refresh_rollups,
+    rollup_points,
+)
+from tinsmith.telemetry.stores.base import Store
+from tinsmith.telemetry.stores.lines import AttemptChoice
 
 __all__ = [
     "Band",
     "Chart",
     "Line",
     "NonFiniteMark",
+    "View",
     "chart_points",
     "chart_rollups",
     "choose_level",
     "lttb",
+    "read_chart",
 ]
 
 _BINS_PER_PIXEL = 2
@@ -87,6 +99,104 @@ class Chart:
     line: Line
     marks: tuple[NonFiniteMark, ...]
     num_points: int
+
+
+class View(NamedTuple):
+    """The steps that a chart shows; by default all."""
+
+    first_step: int | None = None
+    last_step: int | None = None
+
+
+_EVERYTHING = View()
+
+
+def read_chart(
+    store: Store,
+    run_id: str,
+    key: str,
+    *,
+    view: View = _EVERYTHING,
+    width: int = 1500,
+    rank: int = 0,
+    attempt: AttemptChoice = "effective",
+) -> Chart:
+    """Chart one metric of a run, through its roll-ups where the view is long enough.
+
+    Brings the roll-ups up to date first, so that nothing recorded is left out.
+
+    Args:
+        store: Where the run is.
+        run_id: The run.
+        key: The metric; one without points gives an empty chart.
+        view: First and last step shown, both included.
+        width: Pixels, at least 3.
+        rank: Whose points.
+        attempt: As in `Store.points`; an old line, which has no roll-ups, is read point by point.
+    """
+    _check_width(width)
+    if attempt == "all":
+        raise ValueError("attempt='all': a chart draws one line; give an attempt's number")
+    if attempt == "effective":
+        refresh_rollups(store, run_id)
+        extent = _extent(store, run_id, key, rank, view)
+        level = choose_level(extent[1] - extent[0] + 1, width)
+        if level > 1:
+            bins = _bins(store, run_id, (key, rank), extent, level)
+            return chart_rollups(bins, width=width)
+    points = store.points(
+        run_id,
+        [key],
+        first_step=view.first_step,
+        last_step=view.last_step,
+        ranks=[rank],
+        attempt=attempt,
+    )
+    return chart_points(points.step, points.value, width=width)
+
+
+def _extent(store: Store, run_id: str, key: str, rank: int, view: View) -> tuple[int, int]:
+    """First and last step that a view can show."""
+    level = LEVELS[-1]
+    rows = store.rollups(run_id, [key], level, ranks=[rank])
+    if not rows:
+        return 0, 0
+    first, last = rows[0].bucket * level, rows[-1].bucket * level + level - 1
+    if view.first_step is not None:
+        first = max(first, view.first_step)
+    if view.last_step is not None:
+        last = min(last, view.last_step)
+    return first, max(first, last)
+
+
+def _bins(
+    store: Store, run_id: str, series: tuple[str, int], extent: tuple[int, int], level: int
+) -> Rollups:
+    """Roll-ups of the whole buckets in view, between points rolled up where it cuts a bucket."""
+    key, rank = series
+    first, last = extent
+    first_whole, after_whole = -(-first // level), (last + 1) // level
+
+    def read_points(start: int, stop: int) -> Rollups:
+        points = PointColumns.empty()
+        if start < stop:
+            points = store.points(run_id, [key], first_step=start, last_step=stop - 1, ranks=[rank])
+        return rollup_points(points.step, points.value, level, with_sketches=False)
+
+    rows = store.rollups(
+        run_id,
+        [key],
+        level,
+        first_bucket=first_whole,
+        last_bucket=after_whole - 1,
+        ranks=[rank],
+    )
+    parts = (
+        read_points(first, first_whole * level),
+        Rollups.from_rows(level, rows, with_sketches=False),
+        read_points(after_whole * level, last + 1),
+    )
+    return Rollups(level, np.concatenate([part.rows for part in parts], dtype=ROW), None)
 
 
 def choose_level(num_steps: int, width: int) -> int:

@@ -7,15 +7,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.unit.telemetry.records import stored_run
 from tinsmith.telemetry.charts import (
     Chart,
     Line,
+    View,
     chart_points,
     chart_rollups,
     choose_level,
     lttb,
+    read_chart,
 )
+from tinsmith.telemetry.model import Batch, PointColumns
 from tinsmith.telemetry.rollups import Rollups, merge_buckets, rollup_points
+from tinsmith.telemetry.stores import MemoryStore
 
 WIDTH = 300
 
@@ -189,3 +194,49 @@ def test_merging_levels_charts_the_same() -> None:
 def test_a_chart_of_two_pixels_is_refused() -> None:
     with pytest.raises(ValueError, match="width=2: a chart has at least 3 pixels"):
         chart_points(np.arange(4), np.arange(4.0), width=2)
+
+
+# ------------------------------------------------------------------------------- from a store
+
+
+def recorded(values: np.ndarray, start: int = 0) -> tuple[MemoryStore, str]:
+    store = MemoryStore()
+    run_id = stored_run(store)
+    steps = np.arange(len(values)) + start
+    store.append(
+        run_id, Batch(points=PointColumns.of(("loss",), np.zeros(len(steps)), steps, values))
+    )
+    return store, run_id
+
+
+@pytest.mark.parametrize("view", [View(), View(1050, 8949), View(250, None), View(0, 699)])
+def test_a_store_charts_the_view_exactly_through_roll_ups(view: View) -> None:
+    values = noisy_loss(9000, seed=4)
+    values[[1055, 8200]] = math.nan, math.inf
+    values[[1050, 8949]] = 50.0, -50.0  # at the edges, in buckets that the view cuts
+    store, run_id = recorded(values)
+    chart = read_chart(store, run_id, "loss", view=view, width=30)
+    first, last = view.first_step or 0, 8999 if view.last_step is None else view.last_step
+    steps = np.arange(first, last + 1)
+    assert_exact(chart, steps, values[steps])
+    assert chart.pixel_steps % 100 == (0 if last - first > 6000 else chart.pixel_steps)
+
+
+def test_what_was_written_after_a_refresh_is_in_the_chart() -> None:
+    store, run_id = recorded(noisy_loss(9000, seed=4))
+    read_chart(store, run_id, "loss", width=30)
+    late = PointColumns.of(("loss",), [0, 0], [10, 9100], [99.0, 98.0])
+    store.append(run_id, Batch(points=late))
+    chart = read_chart(store, run_id, "loss", width=30)
+    assert {10, 9100} <= set(chart.band.high_steps.tolist())
+    assert chart.num_points == 9001
+
+
+def test_an_unknown_metric_and_an_empty_view_are_empty_charts() -> None:
+    store, run_id = recorded(noisy_loss(9000, seed=4))
+    assert read_chart(store, run_id, "none").num_points == 0
+    assert read_chart(store, run_id, "loss", rank=1).num_points == 0
+    assert read_chart(store, run_id, "loss", view=View(20_000, 30_000)).num_points == 0
+    assert read_chart(store, run_id, "loss", view=View(50, 40)).num_points == 0
+    with pytest.raises(ValueError, match="attempt='all': a chart draws one line"):
+        read_chart(store, run_id, "loss", attempt="all")

@@ -1,6 +1,7 @@
 """Continuous aggregates: each metric rolled up by buckets of 100, 1,000 and 10,000 steps.
 
-`sketch` is the mergeable quantile sketch, `buckets` the mathematics of a bucket.
+`sketch` is the mergeable quantile sketch, `buckets` the mathematics of a bucket, `refresh` keeps
+what a store holds right.
 """
 
 from tinsmith.telemetry.rollups.buckets import (
@@ -11,6 +12,7 @@ from tinsmith.telemetry.rollups.buckets import (
     rollup_points,
     variance,
 )
+from tinsmith.telemetry.rollups.refresh import refresh_rollups
 from tinsmith.telemetry.rollups.sketch import RELATIVE_ERROR, QuantileSketch
 
 __all__ = [
@@ -20,6 +22,7 @@ __all__ = [
     "QuantileSketch",
     "Rollups",
     "merge_buckets",
+    "refresh_rollups",
     "rollup_points",
     "variance",
 ]

@@ -125,6 +125,19 @@ class Rollups:
         sketches = [QuantileSketch.from_bytes(row.sketch) for row in rows]
         return cls(level, numbers, Sketches.of(sketches))
 
+    @classmethod
+    def joined(cls, level: int, parts: Sequence[Rollups]) -> Self:
+        """Join roll-ups of different buckets of one series, all with sketches, by bucket."""
+        rows = np.concatenate([np.empty(0, ROW), *(part.rows for part in parts)])
+        sketches: list[QuantileSketch] = [
+            part.sketches[i]
+            for part in parts
+            if part.sketches is not None
+            for i in range(len(part.sketches))
+        ]
+        order = np.argsort(rows["bucket"])
+        return cls(level, rows[order], Sketches.of([sketches[int(i)] for i in order]))
+
     def in_steps(self, start: int, stop: int) -> Rollups:
         """Return those whose whole bucket lies in [start, stop)."""
         first = -(-start // self.level)

@@ -17,6 +17,7 @@ from tinsmith.telemetry.model import (
     Artifact,
     Event,
     GitState,
+    RollupRow,
     RunRecord,
     RunStatus,
     SampleText,
@@ -74,8 +75,10 @@ def decode_run(text: str) -> RunRecord:
     return RunRecord(**said)
 
 
-def columns_of(kind: type[_Record]) -> tuple[str, ...]:
+def columns_of(kind: type[_Record | RollupRow]) -> tuple[str, ...]:
     """Return the columns of a kind of record: its fields, in order."""
+    if issubclass(kind, RollupRow):
+        return kind._fields
     return tuple(field.name for field in fields(kind))
 
 

@@ -409,7 +409,7 @@ class SqliteStore:
                 ),
             ).fetchall()
         order = {key: position for position, key in enumerate(keys)}
-        found = [RollupRow(**_named(RollupRow, _with_nan(row))) for row in rows]
+        found = [RollupRow._make(_with_nan(row) if None in row else row) for row in rows]
         return sorted(found, key=lambda row: (order[row.key], row.bucket, row.rank))
 
     def rollup_state(self, run_id: str) -> RollupState:
@@ -431,7 +431,7 @@ class SqliteStore:
                 "DELETE FROM rollup WHERE key = ? AND rank = ? AND level = ? AND bucket = ?",
                 emptied,
             )
-            db.executemany(_INSERT_ROLLUP, map(astuple, rows))
+            db.executemany(_INSERT_ROLLUP, rows)
             text = json.dumps({"cursor": state.cursor, "cuts": dict(state.cuts)})
             db.execute("INSERT OR REPLACE INTO state VALUES ('rollups', ?)", (text,))
             return True

@@ -89,12 +89,10 @@ def create_tables(db: sqlite3.Connection) -> None:
 
 
 def _rollup_table() -> str:
-    whole = {"rank", "level", "bucket", "n", "n_nonfinite"}
-    types = {"key": "TEXT", "sketch": "BLOB"}
+    of_text = {"key": "TEXT", "sketch": "BLOB"}
+    reals = {"total", "mean", "m2", "minimum", "maximum", "first", "last"}
     columns = ", ".join(
-        name
-        + " "
-        + types.get(name, "INTEGER" if name in whole or name.endswith("_step") else "REAL")
+        f"{name} {of_text.get(name, 'REAL' if name in reals else 'INTEGER')}"
         for name in columns_of(RollupRow)
     )
     return f"CREATE TABLE rollup ({columns}, PRIMARY KEY (level, key, bucket, rank)) WITHOUT ROWID;"
