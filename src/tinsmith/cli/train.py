@@ -11,7 +11,7 @@ from tinsmith.cli.invocation import command_prefix
 from tinsmith.cli.lazy import LazyCommand, LazyGroup
 
 if TYPE_CHECKING:
-    from tinsmith.training import SupervisedResult
+    from tinsmith.training import RunResult
 
 __all__ = ["sft", "train"]
 
@@ -61,7 +61,7 @@ def sft(configs: tuple[Path, ...], dry_run: bool, as_json: bool, words: tuple[st
     _print(result, as_json=as_json)
 
 
-def _print(result: "SupervisedResult", *, as_json: bool) -> None:
+def _print(result: "RunResult", *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(result.summary()))
         return

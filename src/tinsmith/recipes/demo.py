@@ -21,7 +21,7 @@ from tinsmith.data import load_training_data
 from tinsmith.recipes.demo_conversations import demo_questions, make_conversations, write_jsonl
 from tinsmith.renderers import Message, Renderer, get_renderer, get_tokenizer, recommended_renderer
 from tinsmith.renderers.messages import content_text
-from tinsmith.training import SupervisedConfig, SupervisedResult, run_supervised
+from tinsmith.training import RunResult, SupervisedConfig, run_supervised
 from tinsmith.training.run_dir import RunDir, new_run_dir
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ class Answer:
 class DemoResult:
     """What the demo shows."""
 
-    training: SupervisedResult
+    training: RunResult
     answers: Sequence[Answer]
     data: Path
     seconds: float
@@ -186,7 +186,7 @@ def _first_prompt(messages: Sequence[Message]) -> list[Message]:
     return list(messages[: roles.index("assistant")])
 
 
-def _tuned(service: ServiceClient, result: SupervisedResult) -> SamplingClient:
+def _tuned(service: ServiceClient, result: RunResult) -> SamplingClient:
     return service.create_sampling_client(model_path=result.sampler_path).result()
 
 

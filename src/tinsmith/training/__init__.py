@@ -8,9 +8,9 @@ from tinsmith.training.checkpoints import CheckpointRecord
 from tinsmith.training.config import SampleEvalConfig, SupervisedConfig
 from tinsmith.training.evaluators import Evaluator, NLLEvaluator
 from tinsmith.training.loop import TrainingDivergedError
+from tinsmith.training.run import RunResult
 from tinsmith.training.sampling_evaluators import SamplingEvaluator
 from tinsmith.training.saving import Stateful
-from tinsmith.training.supervised import SupervisedResult
 from tinsmith.training.supervised import run as run_supervised
 from tinsmith.training.supervised import train as train_supervised
 
@@ -18,11 +18,11 @@ __all__ = [
     "CheckpointRecord",
     "Evaluator",
     "NLLEvaluator",
+    "RunResult",
     "SampleEvalConfig",
     "SamplingEvaluator",
     "Stateful",
     "SupervisedConfig",
-    "SupervisedResult",
     "TrainingDivergedError",
     "run_supervised",
     "train_supervised",

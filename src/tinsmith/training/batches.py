@@ -1,8 +1,8 @@
-"""The batches of a supervised run: which conversations a step trains on, and with which weights."""
+"""The batches of a run: which rows of the data a step trains on, and with which weights."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tinsmith.data import SupervisedDataset, epoch_order
+from tinsmith.data import epoch_order
 from tinsmith.training.config import LossNormalisation
 from tinsmith.types import Datum, TensorData
 
@@ -27,14 +27,22 @@ class Batch:
     """One step's data.
 
     Attributes:
-        datums: With the weights that are sent, normalised.
-        num_tokens: Input tokens.
-        num_loss_tokens: Targets with a loss weight.
+        updates: The datums of each optimizer update, ready to be sent; mostly there is one.
+        metrics: What is known of the batch before it is sent.
     """
 
-    datums: tuple[Datum, ...]
-    num_tokens: int
-    num_loss_tokens: int
+    updates: tuple[tuple[Datum, ...], ...]
+    metrics: Mapping[str, float] = field(default_factory=dict[str, float])
+
+    @property
+    def datums(self) -> tuple[Datum, ...]:
+        """Those of all updates."""
+        return tuple(datum for update in self.updates for datum in update)
+
+    @property
+    def num_tokens(self) -> int:
+        """Input tokens."""
+        return sum(datum.model_input.length for datum in self.datums)
 
 
 @dataclass(frozen=True)
@@ -42,21 +50,19 @@ class BatchPlan:
     """The order of a run's batches; a step's batch depends on the step alone.
 
     Attributes:
-        dataset: What is trained on.
-        batch_size: Conversations a batch; the last one of an epoch may hold fewer.
+        num_items: Rows of the data.
+        batch_size: Rows a batch; the last one of an epoch may hold fewer.
         seed: Every epoch is ordered by `seed + epoch`.
-        normalisation: What the loss of a batch is divided by.
-        max_batch_tokens: If given, batches are as many conversations as fit into so many tokens, at
-            least one, in the epoch's order; `batch_size` then does not matter.
-        lengths: Tokens of every conversation; needed with `max_batch_tokens`.
+        max_batch_tokens: If given, batches are as many rows as fit into so many tokens, at least
+            one, in the epoch's order; `batch_size` then does not matter.
+        lengths: Tokens of every row; needed with `max_batch_tokens`.
     """
 
-    dataset: SupervisedDataset
+    num_items: int
     batch_size: int
     seed: int
-    normalisation: LossNormalisation
     max_batch_tokens: int | None = None
-    lengths: tuple[int, ...] = field(default=(), hash=False, compare=False)
+    lengths: tuple[int, ...] = ()
 
     @property
     def batches_per_epoch(self) -> int:
@@ -65,7 +71,7 @@ class BatchPlan:
 
     def num_batches(self, epoch: int) -> int:
         if self.max_batch_tokens is None:
-            return -(-len(self.dataset) // self.batch_size)
+            return -(-self.num_items // self.batch_size)
         return len(_token_starts(self, epoch)) - 1
 
     def num_steps(self, num_epochs: int) -> int:
@@ -88,26 +94,13 @@ class BatchPlan:
         return epoch + batch / self.num_batches(epoch)
 
     def indices(self, step: int) -> list[int]:
-        """Conversations of a step."""
+        """Rows of a step."""
         epoch, batch = self.position(step)
-        order = _cached_order(len(self.dataset), self.seed, epoch)
+        order = _cached_order(self.num_items, self.seed, epoch)
         if self.max_batch_tokens is None:
             return order[batch * self.batch_size : (batch + 1) * self.batch_size].tolist()
         starts = _token_starts(self, epoch)
         return order[starts[batch] : starts[batch + 1]].tolist()
-
-    def build(self, step: int) -> Batch:
-        """Render the batch of a step and normalise its weights."""
-        built = self.dataset.build(self.indices(step))
-        counts = [item.num_loss_tokens for item in built]
-        scales = weight_scales(counts, self.normalisation)
-        return Batch(
-            datums=tuple(
-                _scaled(item.datum, scale) for item, scale in zip(built, scales, strict=True)
-            ),
-            num_tokens=sum(item.datum.model_input.length for item in built),
-            num_loss_tokens=sum(counts),
-        )
 
 
 @lru_cache(maxsize=4)
@@ -115,7 +108,7 @@ def _token_starts(plan: BatchPlan, epoch: int) -> list[int]:
     """Where an epoch's batches start in its order, and where the last one ends."""
     assert plan.max_batch_tokens is not None
     starts, num_tokens = [0], 0
-    for place, index in enumerate(_cached_order(len(plan.dataset), plan.seed, epoch).tolist()):
+    for place, index in enumerate(_cached_order(plan.num_items, plan.seed, epoch).tolist()):
         length = plan.lengths[index]
         if num_tokens and num_tokens + length > plan.max_batch_tokens:
             starts.append(place)
@@ -141,7 +134,8 @@ def weight_scales(
             return (1.0,) * len(num_loss_tokens)
 
 
-def _scaled(datum: Datum, scale: float) -> Datum:
+def scaled(datum: Datum, scale: float) -> Datum:
+    """The datum with its weights multiplied."""
     weights = datum.loss_fn_inputs["weights"].to_numpy() * np.float32(scale)
     inputs = {**datum.loss_fn_inputs, "weights": TensorData.from_numpy(weights)}
     return Datum(model_input=datum.model_input, loss_fn_inputs=inputs)

@@ -1,13 +1,14 @@
-"""Configuration of the supervised loop."""
+"""Configuration of a run, and of the supervised loop."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from tinsmith.algorithms.schedules import ScheduleName
+from tinsmith.core.errors import ConfigError
 from tinsmith.core.paths import BUNDLED_MODEL
 from tinsmith.data.supervised import TooLong
 from tinsmith.regularizers.registry import RegularizerConfig
@@ -57,14 +58,13 @@ class InspectConfig(BaseModel):
     """Temperature, where a task does not say."""
 
 
-class SupervisedConfig(BaseModel):
-    """A supervised fine-tuning run."""
+class RunConfig(BaseModel):
+    """What every training run has, whatever its method: model, steps, optimizer, records."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     data: Source
-    """Conversations to train on: a file (JSONL, Parquet), a data set (`hf:NAME`), or a mixture of
-    them (TOML)."""
+    """What to train on."""
     model: str = BUNDLED_MODEL
     """Base model: the bundled one, a directory, or a Hugging Face Hub name."""
     base_url: str | None = None
@@ -73,27 +73,15 @@ class SupervisedConfig(BaseModel):
     """Directory of the run; none makes one under the data directory, named by time and data."""
     if_exists: IfExists = "raise"
     """What to do when the run directory holds a run: raise, resume, delete or ask."""
+    start_from: str | None = None
+    """Training state to start from, a `tinker://` address, with a fresh optimizer; rank and adapted
+    parts are then its own. None starts with a new adapter."""
 
     renderer: str | None = None
     """Chat format; none takes the one that fits the model."""
-    train_on_what: TrainOnWhat = TrainOnWhat.ALL_ASSISTANT_MESSAGES
-    """Messages that carry loss weight."""
-    max_length: int = Field(default=2048, ge=2)
-    """Longest conversation in tokens."""
-    on_too_long: TooLong = "error"
-    """What to do with a longer conversation: error, truncate on the right, or skip."""
-    test_size: float = Field(default=0, ge=0)
-    """Conversations held out for evaluation, of each source: a number, or a fraction below 1."""
-    test_data: tuple[Source, ...] = ()
-    """Further files or data sets to evaluate on."""
-    deduplicate: bool = False
-    """Train on the first of conversations that say the same, not on the repeats."""
 
     batch_size: int = Field(default=16, ge=1)
-    """Conversations a step; the last batch of an epoch may be smaller."""
-    batch_tokens: int | None = Field(default=None, ge=1)
-    """Tokens a step, at most, instead of a number of conversations; a longer conversation has a
-    step of its own."""
+    """Rows of the data a step; the last batch of an epoch may be smaller."""
     num_epochs: int = Field(default=1, ge=1)
     """Passes over the data."""
     num_steps: int | None = Field(default=None, ge=1)
@@ -102,10 +90,6 @@ class SupervisedConfig(BaseModel):
     """Stop after so many steps; the schedule ends there, too."""
     seed: int = Field(default=0, ge=0)
     """Seed of the split, of the orders, and of the adapter unless it has its own."""
-    loss_normalisation: LossNormalisation = "token_mean"
-    """Meaning of the learning rate: `token_mean` divides by the batch's trained tokens, so every
-    token counts the same; `example_mean` by those of each conversation and by the number of
-    conversations, so every conversation counts the same; `sum` divides by nothing."""
 
     learning_rate: float = Field(default=5e-4, gt=0)
     """Peak learning rate."""
@@ -153,8 +137,6 @@ class SupervisedConfig(BaseModel):
     """Evaluators of installed packages (entry points `tinsmith.evaluators`), every `eval_every`."""
     infrequent_evaluators: tuple[str, ...] = ()
     """The same, every `infrequent_eval_every`."""
-    eval_accuracy: bool = False
-    """Also measure how often the likeliest token is the held-out one; samples with the weights."""
     sample_eval: SampleEvalConfig = SampleEvalConfig()
     """Answers to prompts, graded, every `infrequent_eval_every`."""
     inspect: InspectConfig = InspectConfig()
@@ -174,8 +156,6 @@ class SupervisedConfig(BaseModel):
     """Metric by which the best state is kept as a checkpoint of its own, such as `eval/nll`."""
     best_is: Literal["lowest", "highest"] = "lowest"
     """Which value of it is the best."""
-    submit_ahead: int = Field(default=1, ge=0)
-    """Steps sent to the service before the oldest is awaited; results do not depend on it."""
     progress: bool = True
     """Show a progress bar when stderr is a terminal."""
     console: bool = False
@@ -201,6 +181,52 @@ class SupervisedConfig(BaseModel):
             weight_decay=self.weight_decay,
             grad_clip_norm=self.grad_clip_norm,
         )
+
+    @model_validator(mode="after")
+    def _check_start(self) -> Self:
+        if self.start_from is None:
+            return self
+        for name in ("lora_rank", "lora_seed", "train_attn", "train_mlp", "train_unembed"):
+            if getattr(self, name) != type(self).model_fields[name].default:
+                raise ConfigError(
+                    f"{name}={getattr(self, name)!r}: start_from has an adapter of its own",
+                    field=name,
+                    hint="keep one",
+                )
+        return self
+
+
+class SupervisedConfig(RunConfig):
+    """A supervised fine-tuning run."""
+
+    data: Source
+    """Conversations to train on: a file (JSONL, Parquet), a data set (`hf:NAME`), or a mixture of
+    them (TOML)."""
+    train_on_what: TrainOnWhat = TrainOnWhat.ALL_ASSISTANT_MESSAGES
+    """Messages that carry loss weight."""
+    max_length: int = Field(default=2048, ge=2)
+    """Longest conversation in tokens."""
+    on_too_long: TooLong = "error"
+    """What to do with a longer conversation: error, truncate on the right, or skip."""
+    test_size: float = Field(default=0, ge=0)
+    """Conversations held out for evaluation, of each source: a number, or a fraction below 1."""
+    test_data: tuple[Source, ...] = ()
+    """Further files or data sets to evaluate on."""
+    deduplicate: bool = False
+    """Train on the first of conversations that say the same, not on the repeats."""
+    batch_size: int = Field(default=16, ge=1)
+    """Conversations a step; the last batch of an epoch may be smaller."""
+    batch_tokens: int | None = Field(default=None, ge=1)
+    """Tokens a step, at most, instead of a number of conversations; a longer conversation has a
+    step of its own."""
+    loss_normalisation: LossNormalisation = "token_mean"
+    """Meaning of the learning rate: `token_mean` divides by the batch's trained tokens, so every
+    token counts the same; `example_mean` by those of each conversation and by the number of
+    conversations, so every conversation counts the same; `sum` divides by nothing."""
+    eval_accuracy: bool = False
+    """Also measure how often the likeliest token is the held-out one; samples with the weights."""
+    submit_ahead: int = Field(default=1, ge=0)
+    """Steps sent to the service before the oldest is awaited; results do not depend on it."""
 
 
 FREE_ON_RESUME = frozenset(

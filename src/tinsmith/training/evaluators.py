@@ -16,11 +16,10 @@ from numpy.typing import NDArray
 
 from tinsmith.data.supervised import SupervisedDataset
 from tinsmith.training import names
-from tinsmith.types import Datum, ForwardBackwardOutput
+from tinsmith.types import Datum, ForwardBackwardOutput, LossFnOutput
 
 if TYPE_CHECKING:
     from tinsmith.client import TrainingClient
-    from tinsmith.regularizers import CustomLossOutput
 
 
 class Evaluator(Protocol):
@@ -31,16 +30,14 @@ class Evaluator(Protocol):
         ...
 
 
-def sum_nll(
-    data: Sequence[Datum], output: ForwardBackwardOutput | CustomLossOutput
-) -> tuple[float, int]:
+def sum_nll(data: Sequence[Datum], outputs: Sequence[LossFnOutput]) -> tuple[float, int]:
     """Sum of the trained tokens' negative log-likelihoods, in nats and float64, and their number.
 
     A token is trained if its weight is not 0; how much it weighs in the loss does not matter here.
     """
     nll = 0.0
     num_tokens = 0
-    for datum, result in zip(data, output.loss_fn_outputs, strict=True):
+    for datum, result in zip(data, outputs, strict=True):
         trained = datum.loss_fn_inputs["weights"].to_numpy() != 0
         logprobs = result["logprobs"].to_numpy()[trained]
         nll -= float(logprobs.sum(dtype=np.float64))
@@ -93,7 +90,7 @@ class HeldOutSet:
     def sums(self, outputs: Sequence[ForwardBackwardOutput]) -> _Sums:
         nll, num_tokens, text_nll, num_bytes = 0.0, 0, 0.0, 0
         for place, (batch, output) in enumerate(zip(self.batches, outputs, strict=True)):
-            batch_nll, batch_tokens = sum_nll(batch, output)
+            batch_nll, batch_tokens = sum_nll(batch, output.loss_fn_outputs)
             nll, num_tokens = nll + batch_nll, num_tokens + batch_tokens
             if self.spans is None:
                 continue

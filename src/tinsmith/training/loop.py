@@ -1,7 +1,8 @@
-"""The loop of a supervised run: submit, await, evaluate, save.
+"""The loop of a run, whatever its method: make a batch, submit, await, evaluate, save.
 
-Each step sends forward_backward and optim_step without waiting, and the next step is sent before
-the last one is awaited, so the service is never idle; the next batch is rendered meanwhile. A step
+Each step sends forward_backward and optim_step without waiting. Unless a batch is made with the
+weights that it trains, the next step is sent before the last one is awaited, so the service is
+never idle, and the next batch is made meanwhile. A step
 counts from 1 and names a state: row `step` of the metrics and checkpoint `step` belong to the
 weights after `step` updates. Where a state is looked at (evaluation, checkpoint), everything
 before it has come back and nothing after it has been sent.
@@ -15,27 +16,25 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from tinsmith.core.errors import ConfigError, UserError, unknown_name
-from tinsmith.data.report import NUM_EXAMPLES, split_by_training
+from tinsmith.core.errors import UserError, unknown_name
 from tinsmith.renderers.messages import content_text
 from tinsmith.telemetry import NullTrace, Recorder, Trace, TranscriptWriter
 from tinsmith.training import names
 from tinsmith.training.batches import Batch
 from tinsmith.training.checkpoints import CheckpointRecord
-from tinsmith.training.evaluators import NLLEvaluator, sum_nll
-from tinsmith.training.inspect_bridge import InspectEvaluator
 from tinsmith.training.job import Job
+from tinsmith.training.measures import Measures
 from tinsmith.training.objective import Objective
 from tinsmith.training.progress import Progress
-from tinsmith.training.sampling_evaluators import AccuracyEvaluator, AnyEvaluator, load_evaluator
+from tinsmith.training.sampling_evaluators import AnyEvaluator
 from tinsmith.training.saving import Saver
 
 if TYPE_CHECKING:
     from tinsmith.client import APIFuture, TrainingClient
     from tinsmith.regularizers import CustomLossOutput
+    from tinsmith.training.terms import Future
     from tinsmith.types import ForwardBackwardOutput, OptimStepResponse
 
 
@@ -57,50 +56,11 @@ class Outputs:
             recorder.log(step, metrics)
 
 
-@dataclass(frozen=True)
-class Measures:
-    """What is measured, by how often: every `eval_every`, and every `infrequent_eval_every`."""
+class _Update(NamedTuple):
+    """One optimizer update on its way."""
 
-    frequent: Sequence[AnyEvaluator] = ()
-    infrequent: Sequence[AnyEvaluator] = ()
-
-
-async def make_measures(job: Job, own: Measures, run_path: Path) -> Measures:
-    """The measures that a run's configuration names, and those given in code.
-
-    Args:
-        job: The run.
-        own: Those given in code.
-        run_path: Directory of the run, for what measures write.
-
-    Raises:
-        UnknownNameError: No installed package offers an evaluator of that name.
-        ConfigError: The best state is to be kept, and nothing is measured.
-    """
-    config = job.config
-    frequent: list[AnyEvaluator] = []
-    if any(map(len, job.held_out.values())):
-        nll = await asyncio.to_thread(NLLEvaluator.from_datasets, job.held_out, config.batch_size)
-        frequent.append(nll)
-        if config.eval_accuracy:
-            frequent.append(AccuracyEvaluator.from_sets(nll.sets))
-    frequent += [load_evaluator(name, config) for name in config.evaluators]
-    infrequent = [load_evaluator(name, config) for name in config.infrequent_evaluators]
-    if job.answers is not None:
-        infrequent.insert(0, job.answers)
-    if config.inspect.tasks:
-        renderer = job.plan.dataset.form.renderer
-        infrequent.append(
-            InspectEvaluator(config.inspect, renderer, config.model, run_path / "inspect")
-        )
-    measures = Measures((*frequent, *own.frequent), (*infrequent, *own.infrequent))
-    if config.best_metric is not None and not (measures.frequent or measures.infrequent):
-        raise ConfigError(
-            f"best_metric={config.best_metric!r}: nothing is measured",
-            field="best_metric",
-            hint="set test_size, test_data, sample_eval or evaluators",
-        )
-    return measures
+    forward_backward: Future
+    optim_step: APIFuture[OptimStepResponse]
 
 
 @dataclass(frozen=True)
@@ -111,8 +71,7 @@ class _Submitted:
     batch: Batch
     learning_rate: float
     sent_ns: int
-    forward_backward: APIFuture[ForwardBackwardOutput] | APIFuture[CustomLossOutput]
-    optim_step: APIFuture[OptimStepResponse]
+    updates: Sequence[_Update]
 
 
 class Loop:
@@ -124,7 +83,7 @@ class Loop:
         outputs: Where the numbers go.
         saver: Saves the state.
         measures: What is measured between steps.
-        objective: What a step minimises.
+        objective: What a step trains on and minimises.
         num_tokens: Tokens that the run has trained on before.
     """
 
@@ -159,14 +118,16 @@ class Loop:
         """
         num_steps = self.job.num_steps
         if not is_resumed:
-            self._show_examples()
+            if self.outputs.transcript is not None:
+                self.objective.show_data(self.outputs.transcript)
             await self._evaluate(0)
         self.last_finished = time.perf_counter()
         batch = await self._build(first_step) if first_step < num_steps else None
         for step in range(first_step + 1, num_steps + 1):
             assert batch is not None
             self.pending.append(self._submit(step, batch))
-            following = asyncio.create_task(self._build(step)) if step < num_steps else None
+            is_made_meanwhile = step < num_steps and not self.objective.is_on_policy
+            following = asyncio.create_task(self._build(step)) if is_made_meanwhile else None
             try:
                 await self._after_submitting(step)
                 if following is not None:
@@ -174,6 +135,8 @@ class Loop:
             finally:
                 if following is not None:
                     following.cancel()
+            if step < num_steps and self.objective.is_on_policy:
+                batch = await self._build(step)
         return await self.saver.save(num_steps, "final", self.num_tokens)
 
     async def _after_submitting(self, step: int) -> None:
@@ -182,7 +145,7 @@ class Loop:
         evaluators = self._due_evaluators(step)
         kind = None if is_last else self.saver.kind_due(step)
         is_looked_at = bool(evaluators) or kind is not None or is_last
-        await self._finish(0 if is_looked_at else self.config.submit_ahead)
+        await self._finish(0 if is_looked_at else self.objective.num_ahead)
         if evaluators:
             await self._evaluate(step)
         if kind is not None:
@@ -204,46 +167,51 @@ class Loop:
 
     def _submit(self, step: int, batch: Batch) -> _Submitted:
         params = self.config.adam_params(self.job.schedule(step - 1))
+        epoch = self.job.plan.epochs_done(step - 1)
         return _Submitted(
             step=step,
             batch=batch,
             learning_rate=params.learning_rate,
             sent_ns=time.time_ns(),
-            forward_backward=self.objective.submit(
-                self.client, list(batch.datums), self.job.plan.epochs_done(step - 1)
-            ),
-            optim_step=self.client.optim_step(params),
+            updates=[
+                _Update(
+                    self.objective.submit(self.client, datums, epoch),
+                    self.client.optim_step(params),
+                )
+                for datums in batch.updates
+            ],
         )
 
     async def _finish(self, num_left: int) -> None:
         """Await and record the oldest steps until `num_left` are on their way."""
         while len(self.pending) > num_left:
             submitted = self.pending.popleft()
-            output = await submitted.forward_backward
-            optim = await submitted.optim_step
+            done = [(await u.forward_backward, await u.optim_step) for u in submitted.updates]
             self.outputs.trace.complete(
                 "step",
                 submitted.sent_ns,
                 time.time_ns(),
-                lane=1 + submitted.step % (self.config.submit_ahead + 1),
+                lane=1 + submitted.step % (self.objective.num_ahead + 1),
                 step=submitted.step,
                 num_tokens=submitted.batch.num_tokens,
             )
-            self._record(submitted, output, optim)
+            self._record(submitted, done)
 
     def _record(
         self,
         submitted: _Submitted,
-        output: ForwardBackwardOutput | CustomLossOutput,
-        optim: OptimStepResponse,
+        done: Sequence[tuple[ForwardBackwardOutput | CustomLossOutput, OptimStepResponse]],
     ) -> None:
+        """Log a step; what optimizer and regularizers report is of its last update."""
         step, batch = submitted.step, submitted.batch
         now = time.perf_counter()
         elapsed_s, self.last_finished = now - self.last_finished, now
         self.num_tokens += batch.num_tokens
-        nll, num_loss_tokens = sum_nll(batch.datums, output)
-        mean_nll = nll / num_loss_tokens
+        measured = self.objective.measure(
+            batch, [result for output, _ in done for result in output.loss_fn_outputs]
+        )
         tokens_per_s = batch.num_tokens / elapsed_s
+        output, optim = done[-1]
         metrics: dict[str, float] = {
             f"{names.OPTIM_PREFIX}{name}": value for name, value in (optim.metrics or {}).items()
         }
@@ -253,10 +221,10 @@ class Loop:
             if name.startswith(names.REGULARIZER_PREFIX)
         }
         metrics |= {
-            names.TRAIN_NLL: mean_nll,
+            **measured,
+            **batch.metrics,
             names.TRAIN_NUM_SEQUENCES: len(batch.datums),
             names.TRAIN_NUM_TOKENS: batch.num_tokens,
-            names.TRAIN_NUM_LOSS_TOKENS: num_loss_tokens,
             names.OPTIM_LEARNING_RATE: submitted.learning_rate,
             names.PROGRESS_EPOCH: self.job.plan.epochs_done(step),
             names.PROGRESS_FRACTION: step / self.job.num_steps,
@@ -265,14 +233,18 @@ class Loop:
             names.THROUGHPUT_TOKENS_PER_S: tokens_per_s,
         }
         self.outputs.log(step, metrics)
-        self.outputs.progress.update(step, mean_nll, tokens_per_s)
-        if not math.isfinite(mean_nll):
-            raise TrainingDivergedError(
-                f"train/nll={mean_nll} at step {step}: the loss is not finite",
-                field="learning_rate",
-                hint="resume is of no use; start again with a lower learning_rate "
-                f"(now {self.config.learning_rate}), a warm-up or grad_clip_norm",
-            )
+        self.outputs.progress.update(step, metrics[self.job.method.columns[0]], tokens_per_s)
+        self._check_finite(step, measured)
+
+    def _check_finite(self, step: int, measured: Mapping[str, float]) -> None:
+        for name, value in measured.items():
+            if not math.isfinite(value):
+                raise TrainingDivergedError(
+                    f"{name}={value} at step {step}: the loss is not finite",
+                    field="learning_rate",
+                    hint="resume is of no use; start again with a lower learning_rate "
+                    f"(now {self.config.learning_rate}), a warm-up or grad_clip_norm",
+                )
 
     async def _evaluate(self, step: int) -> None:
         """Record the metrics of the weights after `step` updates; keep the best weights."""
@@ -304,24 +276,13 @@ class Loop:
         if metric is not None and metric not in measured:
             raise unknown_name("best_metric", metric, sorted(measured), field="best_metric")
 
-    def _show_examples(self) -> None:
-        """Put some training examples into the transcript, with what is trained marked."""
-        page, dataset = self.outputs.transcript, self.job.plan.dataset
-        if page is None:
-            return
-        page.heading("Training examples; what is trained is marked")
-        for conversation in dataset.conversations[:NUM_EXAMPLES]:
-            pieces = split_by_training(dataset.form.render(conversation), dataset.form)
-            page.marked(
-                f"{conversation.path}:{conversation.line}", [(p.text, p.is_trained) for p in pieces]
-            )
-
     def _show_evaluation(self, step: int, metrics: Mapping[str, float]) -> None:
         page = self.outputs.transcript
         if page is None:
             return
         page.heading(f"Step {step}")
         page.table(metrics)
+        self.objective.show_batch(page)
         for answer in () if self.job.answers is None else self.job.answers.take_answers():
             asked = [(m["role"], content_text(m)) for m in answer.prompt]
             page.conversation(
@@ -330,8 +291,8 @@ class Loop:
             )
 
     async def _build(self, step: int) -> Batch:
-        with self.outputs.trace.span("render", lane=0, step=step + 1):
-            return await asyncio.to_thread(self.job.plan.build, step)
+        with self.outputs.trace.span("batch", lane=0, step=step + 1):
+            return await self.objective.build(step)
 
 
 def _is_due(step: int, every: int) -> bool:

@@ -13,7 +13,7 @@ class Progress(Protocol):
 
     def __exit__(self, *details: object) -> None: ...
 
-    def update(self, step: int, loss: float, tokens_per_s: float) -> None:
+    def update(self, step: int, value: float, tokens_per_s: float) -> None:
         """Show `step` steps done."""
         ...
 
@@ -27,14 +27,14 @@ class _Silent:
     def __exit__(self, *details: object) -> None:
         pass
 
-    def update(self, step: int, loss: float, tokens_per_s: float) -> None:
+    def update(self, step: int, value: float, tokens_per_s: float) -> None:
         pass
 
 
 class _Bar:
-    """Step, loss, tokens a second and the time left."""
+    """Step, loss or reward, tokens a second and the time left."""
 
-    def __init__(self, num_steps: int, first_step: int) -> None:
+    def __init__(self, num_steps: int, first_step: int, label: str) -> None:
         from rich.console import Console
         from rich.progress import (
             BarColumn,
@@ -48,14 +48,14 @@ class _Bar:
             TextColumn("step"),
             MofNCompleteColumn(),
             BarColumn(),
-            TextColumn("loss {task.fields[loss]}"),
+            TextColumn(f"{label} {{task.fields[value]}}"),
             TextColumn("{task.fields[rate]} tokens/s"),
             TimeRemainingColumn(),
             TextColumn("left"),
             console=Console(stderr=True),
         )
         self._task = self._bar.add_task(
-            "train", total=num_steps, completed=first_step, loss="-", rate="-"
+            "train", total=num_steps, completed=first_step, value="-", rate="-"
         )
 
     def __enter__(self) -> Self:
@@ -65,14 +65,16 @@ class _Bar:
     def __exit__(self, *details: object) -> None:
         self._bar.stop()
 
-    def update(self, step: int, loss: float, tokens_per_s: float) -> None:
+    def update(self, step: int, value: float, tokens_per_s: float) -> None:
         self._bar.update(
-            self._task, completed=step, loss=f"{loss:.4f}", rate=f"{tokens_per_s:,.0f}"
+            self._task, completed=step, value=f"{value:.4f}", rate=f"{tokens_per_s:,.0f}"
         )
 
 
-def make_progress(num_steps: int, first_step: int = 0, *, wanted: bool = True) -> Progress:
+def make_progress(
+    num_steps: int, first_step: int = 0, *, label: str = "loss", wanted: bool = True
+) -> Progress:
     """A progress bar if it is wanted and stderr is a terminal, else one that shows nothing."""
     if wanted and sys.stderr.isatty():
-        return _Bar(num_steps, first_step)
+        return _Bar(num_steps, first_step, label)
     return _Silent()

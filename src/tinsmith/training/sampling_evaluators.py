@@ -23,7 +23,7 @@ from tinsmith.types import Datum, ModelInput, SamplingParams
 
 if TYPE_CHECKING:
     from tinsmith.client import SamplingClient
-    from tinsmith.training.config import SupervisedConfig
+    from tinsmith.training.config import RunConfig
 
 
 class SamplingEvaluator(Protocol):
@@ -42,7 +42,7 @@ class SamplingEvaluator(Protocol):
 AnyEvaluator = Evaluator | SamplingEvaluator
 
 
-def load_evaluator(name: str, config: SupervisedConfig) -> AnyEvaluator:
+def load_evaluator(name: str, config: RunConfig) -> AnyEvaluator:
     """An evaluator of an installed package: its entry point is called with the run's config.
 
     Raises:

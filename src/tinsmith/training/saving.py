@@ -25,7 +25,7 @@ from tinsmith.training.checkpoints import (
     read_records,
     replace_records,
 )
-from tinsmith.training.config import SupervisedConfig
+from tinsmith.training.config import RunConfig
 
 if TYPE_CHECKING:
     from tinsmith.client import ServiceClient, TrainingClient
@@ -65,7 +65,7 @@ class Saver:
         records_path: Path,
         *,
         plan: BatchPlan,
-        config: SupervisedConfig,
+        config: RunConfig,
         stateful: Mapping[str, Stateful],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:

@@ -1,50 +1,45 @@
 """Supervised fine-tuning on conversations, through the SDK.
 
-`train(config)` is the run, `run(config)` its synchronous face. Reading order: `job.prepare` (data
-and batches, before any service is started), `_connect` (a new or a resumed training client), and
-`loop.Loop`.
+`train(config)` is the run, `run(config)` its synchronous face. Reading order: `prepare` (data and
+batches, before any service is started), `SupervisedObjective` (what a step does), `run.start`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
-import threading
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from tinsmith.telemetry import (
-    ConsoleRecorder,
-    JsonlRecorder,
-    NullTrace,
-    Recorder,
-    TraceWriter,
-    TranscriptWriter,
-    WandbRecorder,
-    read_metrics,
-)
+from tinsmith.core.errors import ConfigError, DataError
+from tinsmith.data import SupervisedDataset, load_training_data
+from tinsmith.data.report import NUM_EXAMPLES, split_by_training
+from tinsmith.data.supervised import ExampleFormat
+from tinsmith.renderers import TrainOnWhat
 from tinsmith.training import names
-from tinsmith.training.adapter_location import local_adapter_dir
-from tinsmith.training.checkpoints import CheckpointRecord
+from tinsmith.training.batches import Batch, BatchPlan, scaled, weight_scales
 from tinsmith.training.config import SupervisedConfig
-from tinsmith.training.job import Job, prepare
-from tinsmith.training.loop import Loop, Measures, Outputs, make_measures
-from tinsmith.training.objective import STATE, open_objective
-from tinsmith.training.progress import make_progress
-from tinsmith.training.provenance import make_manifest
-from tinsmith.training.run_dir import RunDir, RunStart, choose_start, new_run_dir
-from tinsmith.training.sampling_evaluators import AnyEvaluator
-from tinsmith.training.saving import Saver, Stateful
+from tinsmith.training.evaluators import NLLEvaluator, sum_nll
+from tinsmith.training.job import Job, Method, Opening, make_job, open_renderer
+from tinsmith.training.run import Extras, RunResult, start, wait_for
+from tinsmith.training.sampling_evaluators import AccuracyEvaluator, AnyEvaluator
+from tinsmith.training.saving import Stateful
+from tinsmith.training.terms import Terms, configured_terms, open_terms
+from tinsmith.types import Datum, LossFnOutput
 
 if TYPE_CHECKING:
-    from tinsmith.client import ServiceClient, TrainingClient
+    import torch
 
-logger = logging.getLogger(__name__)
+    from tinsmith.client import TrainingClient
+    from tinsmith.telemetry import TranscriptWriter
+    from tinsmith.training.terms import Future
 
-CONSOLE_COLUMNS = (
+_NEED_ASSISTANT = (
+    TrainOnWhat.LAST_ASSISTANT_MESSAGE,
+    TrainOnWhat.LAST_ASSISTANT_TURN,
+    TrainOnWhat.ALL_ASSISTANT_MESSAGES,
+)
+_COLUMNS = (
     names.TRAIN_NLL,
     names.EVAL_NLL,
     names.OPTIM_LEARNING_RATE,
@@ -54,218 +49,182 @@ CONSOLE_COLUMNS = (
 )
 
 
-@dataclass(frozen=True)
-class SupervisedResult:
-    """What a run leaves behind.
-
-    Attributes:
-        run_dir: Directory of configuration, metrics and checkpoint records.
-        num_steps: Optimizer steps of the run.
-        resumed_from_step: Steps that an earlier process had done; 0 for a run of one piece.
-        metrics: The newest value of every metric.
-        eval_nll_before: Held-out NLL before the first step; None without held-out data.
-        eval_nll_after: Held-out NLL after the last step; None without held-out data.
-        state_path: Address of the final training state.
-        sampler_path: Address of the final sampler weights.
-        adapter_dir: Directory of the final PEFT adapter, if it lies on this machine.
-    """
-
-    run_dir: Path
-    num_steps: int
-    resumed_from_step: int
-    metrics: Mapping[str, float]
-    eval_nll_before: float | None
-    eval_nll_after: float | None
-    state_path: str | None
-    sampler_path: str | None
-    adapter_dir: Path | None
-
-    def summary(self) -> dict[str, Any]:
-        """The result as JSON values."""
-        values = asdict(self)
-        for name in ("run_dir", "adapter_dir"):
-            values[name] = None if values[name] is None else str(values[name])
-        return values
-
-
-def run(config: SupervisedConfig, **options: Any) -> SupervisedResult:
+def run(config: SupervisedConfig, **given: Any) -> RunResult:
     """`train`, waited for; works inside a running event loop (a notebook), too.
 
     Args:
         config: The run.
-        options: Keyword arguments of `train`.
+        given: Fields of `Extras`.
     """
-    if not _is_loop_running():
-        return asyncio.run(train(config, **options))
-    outcome: dict[str, SupervisedResult | BaseException] = {}
-
-    def work() -> None:
-        try:
-            outcome["is"] = asyncio.run(train(config, **options))
-        except BaseException as error:  # noqa: BLE001 - handed to the caller's thread below
-            outcome["is"] = error
-
-    thread = threading.Thread(target=work, name="tinsmith-train")
-    thread.start()
-    thread.join()
-    if isinstance(outcome["is"], BaseException):
-        raise outcome["is"]
-    return outcome["is"]
+    return wait_for(lambda: train(config, **given))
 
 
-def _is_loop_running() -> bool:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True
-
-
-async def train(
-    config: SupervisedConfig,
-    *,
-    recorder: Recorder | None = None,
-    evaluators: Sequence[AnyEvaluator] = (),
-    infrequent_evaluators: Sequence[AnyEvaluator] = (),
-    stateful: Mapping[str, Stateful] | None = None,
-    service: ServiceClient | None = None,
-) -> SupervisedResult:
+async def train(config: SupervisedConfig, **given: Any) -> RunResult:
     """Fine-tune an adapter as `config` says, or go on where an interrupted run stopped.
 
     Args:
         config: The run.
-        recorder: Receives every metric besides the run directory's `metrics.jsonl`.
-        evaluators: Run every `eval_every` steps, after the held-out NLL.
-        infrequent_evaluators: Run every `infrequent_eval_every` steps.
-        stateful: Saved with every checkpoint, and given back when the run is resumed, by name.
-        service: The service to use; none connects as `config.base_url` says.
+        given: Fields of `Extras`: `recorder`, `evaluators`, `infrequent_evaluators`, `stateful`
+            and `service`.
 
     Raises:
         DataError: The data cannot be trained on; names file and line.
         ConfigError: The configuration contradicts itself, the data or the run directory.
         TrainingDivergedError: The loss is not finite.
     """
-    job = await asyncio.to_thread(prepare, config)
-    run_dir = RunDir(config.run_dir or new_run_dir("sft", Path(config.data)))
-    start = choose_start(run_dir, config, config.if_exists, data_sha256=job.data.sha256)
-    if start.record is not None and start.record.is_final:
-        logger.info("%s: the run is complete; nothing to do", run_dir.path)
-        return _result(run_dir, job, start.record, start.first_step)
-    own = Measures(evaluators, infrequent_evaluators)
-    measures = await make_measures(job, own, run_dir.path)
-    extras = _Extras(recorder, measures, stateful or {})
-    if service is not None:
-        return await _train_with(service, job, start, extras)
-    from tinsmith.client import ServiceClient
+    return await start(await asyncio.to_thread(prepare, config), Extras(**given))
 
-    async with ServiceClient(base_url=config.base_url) as own_service:
-        return await _train_with(own_service, job, start, extras)
+
+def prepare(config: SupervisedConfig) -> Job:
+    """Read and check the data, and lay out the steps.
+
+    Raises:
+        DataError: The data cannot be trained on; names file and line.
+        ConfigError: The configuration contradicts itself or the data.
+    """
+    terms = configured_terms(config, mask="weights")
+    data = load_training_data(
+        config.data,
+        test_size=config.test_size,
+        test_data=config.test_data,
+        seed=config.seed,
+        deduplicate=config.deduplicate,
+        require_assistant=config.train_on_what in _NEED_ASSISTANT,
+    )
+    renderer = open_renderer(config, max_length=config.max_length)
+    form = ExampleFormat(renderer, config.train_on_what, config.max_length, config.on_too_long)
+    dataset = SupervisedDataset.from_conversations(data.train, form)
+    if not len(dataset):
+        raise DataError(
+            f"{config.data}: none of {dataset.counts.num_offered} conversations can be trained on",
+            field="data",
+            file=config.data,
+            hint="raise max_length, or choose another train_on_what",
+        )
+    held_out = {
+        name: SupervisedDataset.from_conversations(rows, form)
+        for name, rows in data.held_out.items()
+    }
+    has_held_out = any(map(len, held_out.values()))
+    _check_evaluation(config, has_held_out=has_held_out)
+    plan = _make_plan(config, dataset)
+
+    async def open_objective(opening: Opening) -> SupervisedObjective:
+        evaluators = await asyncio.to_thread(_held_out_evaluators, config, held_out)
+        opened = await open_terms(opening.service, config, terms)
+        return SupervisedObjective(config, dataset, plan, terms=opened, evaluators=evaluators)
+
+    method = Method("sft", open_objective, _COLUMNS, "loss")
+    described = {
+        "sha256": data.sha256,
+        "num_repeats_dropped": data.num_repeats_dropped,
+        "num_duplicates_dropped": data.num_duplicates_dropped,
+        "train": asdict(dataset.counts),
+        "test": {name: asdict(rows.counts) for name, rows in held_out.items()},
+    }
+    return make_job(config, method, plan, renderer, described, has_held_out=has_held_out)
 
 
 @dataclass(frozen=True)
-class _Extras:
-    """What is given in code, not in the configuration."""
+class SupervisedObjective:
+    """Cross-entropy of the trained tokens, alone or with regularizers.
 
-    recorder: Recorder | None
-    measures: Measures
-    stateful: Mapping[str, Stateful]
+    Attributes:
+        config: Of the run.
+        dataset: What is trained on.
+        plan: Which conversations a step trains on.
+        terms: Added to the cross-entropy; without any the service computes it alone, in one pass.
+        evaluators: Of held-out conversations.
+    """
 
+    config: SupervisedConfig
+    dataset: SupervisedDataset
+    plan: BatchPlan
+    terms: Terms
+    evaluators: Sequence[AnyEvaluator]
+    is_on_policy: bool = False
+    stateful: Mapping[str, Stateful] = field(default_factory=dict[str, Stateful])
 
-async def _train_with(
-    service: ServiceClient, job: Job, start: RunStart, extras: _Extras
-) -> SupervisedResult:
-    config, run = job.config, start.run
-    client = await _connect(service, config, start.record)
-    objective = await open_objective(service, config, job.terms)
-    stateful = dict(extras.stateful)
-    if job.terms:
-        stateful[STATE] = client.regularizer_state
-    # From here on there is something to record: what failed before leaves no run behind.
-    with ExitStack() as stack:
-        stack.enter_context(start.begin(config, {**make_manifest(), "data": job.describe()}))
-        saver = Saver(
-            client,
-            service,
-            run.checkpoints,
-            plan=job.plan,
-            config=config,
-            stateful=stateful,
-        )
-        saver.restore(start.record, run.metrics)
-        loop = Loop(
-            job,
-            client,
-            outputs=_open_outputs(stack, job, start, extras.recorder),
-            saver=saver,
-            measures=extras.measures,
-            objective=objective,
-            num_tokens=0 if start.record is None else start.record.num_tokens,
-        )
-        final = await loop.run(start.first_step, is_resumed=start.record is not None)
-    return _result(run, job, final, start.first_step)
+    @property
+    def num_ahead(self) -> int:
+        return self.config.submit_ahead
 
+    async def build(self, step: int) -> Batch:
+        """Render the batch of a step and normalise its weights."""
+        return await asyncio.to_thread(self._build, step)
 
-def _open_outputs(
-    stack: ExitStack, job: Job, start: RunStart, recorder: Recorder | None
-) -> Outputs:
-    """Open the sinks that the configuration names; the stack closes them."""
-    config, run = job.config, start.run
-    recorders: list[Recorder] = [JsonlRecorder(run.metrics)]
-    if config.console:
-        recorders.append(ConsoleRecorder(CONSOLE_COLUMNS))
-    if config.wandb:
-        recorders.append(
-            WandbRecorder.start(
-                run.path,
-                project=config.wandb_project,
-                name=config.wandb_name,
-                config=config.model_dump(mode="json"),
+    def _build(self, step: int) -> Batch:
+        built = self.dataset.build(self.plan.indices(step))
+        counts = [item.num_loss_tokens for item in built]
+        scales = weight_scales(counts, self.config.loss_normalisation)
+        datums = tuple(scaled(item.datum, scale) for item, scale in zip(built, scales, strict=True))
+        return Batch((datums,), {names.TRAIN_NUM_LOSS_TOKENS: sum(counts)})
+
+    def submit(self, client: TrainingClient, datums: Sequence[Datum], epoch: float) -> Future:
+        if not self.terms:
+            return client.forward_backward(datums, "cross_entropy")
+        return self.terms.submit(client, datums, weighted_nll, epoch)
+
+    def measure(self, batch: Batch, outputs: Sequence[LossFnOutput]) -> Mapping[str, float]:
+        nll, num_loss_tokens = sum_nll(batch.datums, outputs)
+        return {names.TRAIN_NLL: nll / num_loss_tokens}
+
+    def show_data(self, page: TranscriptWriter) -> None:
+        """Show some conversations with what is trained marked."""
+        page.heading("Training examples; what is trained is marked")
+        for conversation in self.dataset.conversations[:NUM_EXAMPLES]:
+            form = self.dataset.form
+            pieces = split_by_training(form.render(conversation), form)
+            page.marked(
+                f"{conversation.path}:{conversation.line}", [(p.text, p.is_trained) for p in pieces]
             )
+
+    def show_batch(self, page: TranscriptWriter) -> None:
+        """Nothing: a batch is data, which is shown once."""
+
+
+def weighted_nll(
+    data: Sequence[Datum], logprobs: Sequence[torch.Tensor]
+) -> tuple[torch.Tensor, dict[str, float]]:
+    """`-sum(weights * logprobs)`, the loss that the service calls `cross_entropy`."""
+    losses = [
+        -(datum.loss_fn_inputs["weights"].to_torch() * tensor).sum()
+        for datum, tensor in zip(data, logprobs, strict=True)
+    ]
+    return sum(losses[1:], losses[0]), {}
+
+
+def _make_plan(config: SupervisedConfig, dataset: SupervisedDataset) -> BatchPlan:
+    """The batches, by conversations or by tokens."""
+    lengths: tuple[int, ...] = ()
+    if config.batch_tokens is not None:
+        places = range(len(dataset))
+        lengths = tuple(dataset.build([i])[0].datum.model_input.length for i in places)
+    return BatchPlan(len(dataset), config.batch_size, config.seed, config.batch_tokens, lengths)
+
+
+def _held_out_evaluators(
+    config: SupervisedConfig, held_out: Mapping[str, SupervisedDataset]
+) -> list[AnyEvaluator]:
+    if not any(map(len, held_out.values())):
+        return []
+    nll = NLLEvaluator.from_datasets(held_out, config.batch_size)
+    return [nll, AccuracyEvaluator.from_sets(nll.sets)] if config.eval_accuracy else [nll]
+
+
+def _check_evaluation(config: SupervisedConfig, *, has_held_out: bool) -> None:
+    """Refuse measures that nothing could be measured on."""
+    if has_held_out:
+        return
+    if config.eval_accuracy:
+        raise ConfigError(
+            "eval_accuracy=True: there is no held-out data",
+            field="eval_accuracy",
+            hint="set test_size or test_data",
         )
-    for sink in recorders:
-        stack.callback(sink.close)
-    if recorder is not None:
-        recorders.append(recorder)  # the caller's, and so the caller's to close
-    trace = TraceWriter(run.trace) if config.trace else NullTrace()
-    stack.callback(trace.close)
-    transcript = None
-    if config.transcript:
-        transcript = TranscriptWriter(run.transcript, f"Run {run.path.name}")
-        stack.callback(transcript.close)
-    progress = make_progress(job.num_steps, start.first_step, wanted=config.progress)
-    return Outputs(recorders, stack.enter_context(progress), trace, transcript)
-
-
-async def _connect(
-    service: ServiceClient, config: SupervisedConfig, record: CheckpointRecord | None
-) -> TrainingClient:
-    """A training client with a fresh adapter, or with the state of a checkpoint."""
-    if record is not None and record.state_path is not None:
-        return await service.create_training_client_from_state_with_optimizer(record.state_path)
-    return await service.create_lora_training_client(
-        config.model,
-        rank=config.lora_rank,
-        seed=config.seed if config.lora_seed is None else config.lora_seed,
-        train_attn=config.train_attn,
-        train_mlp=config.train_mlp,
-        train_unembed=config.train_unembed,
-    )
-
-
-def _result(
-    run_dir: RunDir, job: Job, record: CheckpointRecord, first_step: int
-) -> SupervisedResult:
-    rows = read_metrics(run_dir.metrics)
-    newest = {name: value for row in rows for name, value in row.items()}
-    before = next((row for row in rows if row["step"] == 0), {})
-    return SupervisedResult(
-        run_dir=run_dir.path,
-        num_steps=job.num_steps,
-        resumed_from_step=first_step,
-        metrics=newest,
-        eval_nll_before=before.get(names.EVAL_NLL),
-        eval_nll_after=newest.get(names.EVAL_NLL),
-        state_path=record.state_path,
-        sampler_path=record.sampler_path,
-        adapter_dir=local_adapter_dir(record.sampler_path) if record.sampler_path else None,
-    )
+    if config.best_metric is not None and config.best_metric.startswith(names.EVAL_NLL):
+        raise ConfigError(
+            f"best_metric={config.best_metric!r}: there is no held-out data",
+            field="best_metric",
+            hint="set test_size or test_data",
+        )

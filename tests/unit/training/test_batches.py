@@ -1,28 +1,17 @@
 """The batches of a run: every conversation once an epoch, whatever the sizes."""
 
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tinsmith.data import SupervisedDataset
 from tinsmith.training.batches import BatchPlan, weight_scales
 
 
-class Sized:
-    """A data set of which only the length matters."""
-
-    def __init__(self, length: int) -> None:
-        self.length = length
-
-    def __len__(self) -> int:
-        return self.length
-
-
 def plan(length: int, batch_size: int, seed: int = 0) -> BatchPlan:
-    return BatchPlan(cast(SupervisedDataset, Sized(length)), batch_size, seed, "token_mean")
+    return BatchPlan(length, batch_size, seed)
 
 
 @given(length=st.integers(1, 60), batch_size=st.integers(1, 70), seed=st.integers(0, 100))
@@ -75,8 +64,7 @@ def test_an_unknown_normalisation_never_reaches_a_batch(make_config: Any) -> Non
 def test_batches_of_tokens_hold_every_conversation_once_and_no_more_than_fits(
     lengths: list[int], max_tokens: int, seed: int
 ) -> None:
-    dataset = cast(SupervisedDataset, Sized(len(lengths)))
-    batches = BatchPlan(dataset, 1, seed, "token_mean", max_tokens, tuple(lengths))
+    batches = BatchPlan(len(lengths), 1, seed, max_tokens, tuple(lengths))
     step = 0
     for epoch in range(3):
         groups = [batches.indices(step + place) for place in range(batches.num_batches(epoch))]

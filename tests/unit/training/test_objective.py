@@ -18,8 +18,8 @@ from tests.unit.training.fakes import (
 from tinsmith.core.errors import ConfigError
 from tinsmith.regularizers import RegularizerConfig
 from tinsmith.telemetry import read_metrics
-from tinsmith.training import SupervisedConfig, SupervisedResult, names, run_supervised
-from tinsmith.training.objective import open_policies
+from tinsmith.training import RunResult, SupervisedConfig, names, run_supervised
+from tinsmith.training.terms import open_policies
 
 TERMS: list[dict[str, Any]] = [
     {
@@ -42,7 +42,7 @@ TERMS: list[dict[str, Any]] = [
 ]
 
 
-def rows_of(result: SupervisedResult) -> list[dict[str, float]]:
+def rows_of(result: RunResult) -> list[dict[str, float]]:
     return [
         {k: v for k, v in row.items() if not k.startswith(names.MEASURED_PREFIXES)}
         for row in read_metrics(result.run_dir / "metrics.jsonl")

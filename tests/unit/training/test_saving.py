@@ -10,7 +10,7 @@ from tests.unit.training.conftest import MakeConfig
 from tests.unit.training.fakes import FakeService, KilledError
 from tests.unit.training.test_supervised import comparable, work
 from tinsmith.telemetry import read_metrics
-from tinsmith.training import CheckpointRecord, SupervisedConfig, SupervisedResult, run_supervised
+from tinsmith.training import CheckpointRecord, RunResult, SupervisedConfig, run_supervised
 from tinsmith.training.checkpoints import last_resumable, read_records
 
 
@@ -31,14 +31,14 @@ class Counter:
         self.count = state["count"]
 
 
-def run(config: SupervisedConfig, service: FakeService) -> SupervisedResult:
+def run(config: SupervisedConfig, service: FakeService) -> RunResult:
     counter = Counter()
     return run_supervised(
         config, service=service, evaluators=[counter], stateful={"counter": counter}
     )
 
 
-def records(result: SupervisedResult) -> list[CheckpointRecord]:
+def records(result: RunResult) -> list[CheckpointRecord]:
     return read_records(result.run_dir / "checkpoints.jsonl")
 
 

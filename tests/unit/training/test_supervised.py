@@ -14,7 +14,7 @@ from tests.unit.training.conftest import MakeConfig
 from tests.unit.training.fakes import FakeService, KilledError
 from tinsmith.core.errors import ConfigError, DataError, MissingExtraError
 from tinsmith.telemetry import read_metrics
-from tinsmith.training import SupervisedResult, TrainingDivergedError, names, run_supervised
+from tinsmith.training import RunResult, TrainingDivergedError, names, run_supervised
 from tinsmith.training.checkpoints import read_records
 
 
@@ -139,7 +139,7 @@ def test_a_killed_run_resumes_to_the_same_metrics_as_an_undisturbed_one(
     assert [r.step for r in records] == [2, 4, 6, 8, 9]
 
 
-def all_rows(result: SupervisedResult) -> list[dict[str, float]]:
+def all_rows(result: RunResult) -> list[dict[str, float]]:
     return comparable(read_metrics(result.run_dir / "metrics.jsonl"))
 
 
