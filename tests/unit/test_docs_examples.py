@@ -19,7 +19,7 @@ from tinsmith.algorithms.loss_inputs import LOSS_INPUTS
 from tinsmith.cli.app import COMMANDS, tinsmith
 from tinsmith.cli.config_flags import parse_config
 from tinsmith.regularizers import Regularizer, RegularizerConfig, list_regularizers
-from tinsmith.training import SupervisedConfig, names
+from tinsmith.training import PreferenceConfig, SupervisedConfig, names
 
 BLOCKS = [block for page in PAGES for block in blocks_of(page)]
 # Messages are often spread over several literals; here they are joined again.
@@ -33,23 +33,26 @@ SOURCE_TEXT = re.sub(
 )
 
 
+CONFIGS: dict[str, type[BaseModel]] = {"sft": SupervisedConfig, "dpo": PreferenceConfig}
+
+
 def of_language(language: str) -> list[Block]:
     return [block for block in BLOCKS if block.language == language]
 
 
 def check_tinsmith_words(words: list[str]) -> None:
     """Parse a `tinsmith` command the way the command line would, and run nothing."""
-    if words[:2] == ["train", "sft"]:
+    if words[0] == "train" and words[1] in CONFIGS:
         flags = [word for word in words[2:] if word not in {"--dry-run", "--json"}]
         if "--config" in flags:
             place = flags.index("--config")
             del flags[place : place + 2]
         parse_config(
-            SupervisedConfig,
+            CONFIGS[words[1]],
             flags,
             settings={},
             positional="data",
-            prog="tinsmith train sft",
+            prog=f"tinsmith train {words[1]}",
             description="",
         )
         return
@@ -139,12 +142,13 @@ def test_every_metric_is_in_the_reference() -> None:
 def test_every_setting_of_a_run_says_what_it_does() -> None:
     nested = [
         info.annotation
-        for info in SupervisedConfig.model_fields.values()
+        for config in CONFIGS.values()
+        for info in config.model_fields.values()
         if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel)
     ]
     silent = [
         name
-        for model in (SupervisedConfig, *nested)
+        for model in (*CONFIGS.values(), *nested)
         for name, info in model.model_fields.items()
         if not info.description
     ]

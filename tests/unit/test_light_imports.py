@@ -43,7 +43,9 @@ def test_using_the_public_names_loads_nothing_heavy() -> None:
     assert loaded_after(used) == set()
 
 
-@pytest.mark.parametrize("words", [[], ["train"], ["train", "sft"], ["serve"], ["sample"]])
+@pytest.mark.parametrize(
+    "words", [[], ["train"], ["train", "sft"], ["train", "dpo"], ["serve"], ["sample"]]
+)
 def test_help_loads_nothing_heavy(words: list[str]) -> None:
     run = f"from tinsmith.cli import main\nassert main({[*words, '--help']!r}) == 0"
     assert loaded_after(run) == set()

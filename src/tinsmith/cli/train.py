@@ -2,6 +2,8 @@
 
 import json
 import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,16 +15,52 @@ from tinsmith.cli.lazy import LazyCommand, LazyGroup
 if TYPE_CHECKING:
     from tinsmith.training import RunResult
 
-__all__ = ["sft", "train"]
+__all__ = ["dpo", "sft", "train"]
 
 COMMANDS = {
     "sft": LazyCommand("tinsmith.cli.train:sft", "Fine-tune on conversations."),
+    "dpo": LazyCommand("tinsmith.cli.train:dpo", "Learn from comparisons of answers."),
 }
 
-SFT_DESCRIPTION = """Fine-tune on conversations: a JSONL file whose lines are {"messages": [...]}.
+_SOURCES = """Settings come from the defaults, then from each --config FILE (TOML, left to right),
+then from the flags below. --dry-run prints the outcome and trains nothing; --json prints the result
+as JSON."""
 
-Settings come from the defaults, then from each --config FILE (TOML, left to right), then from the
-flags below. --dry-run prints the outcome and trains nothing; --json prints the result as JSON."""
+
+@dataclass(frozen=True)
+class Trainer:
+    """What a command needs of a method.
+
+    Attributes:
+        command: Its name.
+        config: Names of its configuration and of the function that runs one, in
+            `tinsmith.training`.
+        data: What the positional argument is.
+        compared: Metrics shown before and after, by what they are called.
+    """
+
+    command: str
+    config: str
+    run: str
+    data: str
+    compared: Mapping[str, str]
+
+
+SFT = Trainer(
+    "sft",
+    "SupervisedConfig",
+    "run_supervised",
+    """Fine-tune on conversations: a JSONL file whose lines are {"messages": [...]}.""",
+    {"eval/nll": "held-out NLL in nats a token"},
+)
+DPO = Trainer(
+    "dpo",
+    "PreferenceConfig",
+    "run_preference",
+    """Learn from comparisons by direct preference optimization: a JSONL file whose lines are
+{"prompt": ..., "chosen": ..., "rejected": ...}.""",
+    {"eval/pair_accuracy": "held-out accuracy", "eval/margin": "margin"},
+)
 
 
 @click.group(cls=LazyGroup, lazy=COMMANDS)
@@ -30,47 +68,63 @@ def train() -> None:
     """Train on data of your own."""
 
 
-@click.command(
-    context_settings={
-        "ignore_unknown_options": True,
-        "allow_extra_args": True,
-        "help_option_names": [],
-    }
-)
-@click.option("--config", "configs", multiple=True, type=click.Path(path_type=Path))
-@click.option("--dry-run", is_flag=True)
-@click.option("--json", "as_json", is_flag=True)
-@click.argument("words", nargs=-1, type=click.UNPROCESSED)
-def sft(configs: tuple[Path, ...], dry_run: bool, as_json: bool, words: tuple[str, ...]) -> None:
-    """Fine-tune on conversations."""
-    from tinsmith.cli.config_flags import parse_config, read_toml_files
-    from tinsmith.training import SupervisedConfig, run_supervised
+def _command(trainer: Trainer) -> click.Command:
+    """The command of a method; tyro reads the words that click does not know."""
 
-    config = parse_config(
-        SupervisedConfig,
-        words,
-        settings=read_toml_files(configs, SupervisedConfig),
-        positional="data",
-        prog="tinsmith train sft",
-        description=SFT_DESCRIPTION,
+    def invoke(
+        configs: tuple[Path, ...], dry_run: bool, as_json: bool, words: tuple[str, ...]
+    ) -> None:
+        from tinsmith import training
+        from tinsmith.cli.config_flags import parse_config, read_toml_files
+
+        model = getattr(training, trainer.config)
+        config = parse_config(
+            model,
+            words,
+            settings=read_toml_files(configs, model),
+            positional="data",
+            prog=f"tinsmith train {trainer.command}",
+            description=f"{trainer.data}\n\n{_SOURCES}",
+        )
+        if dry_run:
+            print(config.model_dump_json(indent=2))
+            return
+        result = getattr(training, trainer.run)(config)
+        _print(result, trainer.compared, as_json=as_json)
+
+    return click.Command(
+        trainer.command,
+        callback=invoke,
+        context_settings={
+            "ignore_unknown_options": True,
+            "allow_extra_args": True,
+            "help_option_names": [],
+        },
+        params=[
+            click.Option(["--config", "configs"], multiple=True, type=click.Path(path_type=Path)),
+            click.Option(["--dry-run", "dry_run"], is_flag=True),
+            click.Option(["--json", "as_json"], is_flag=True),
+            click.Argument(["words"], nargs=-1, type=click.UNPROCESSED),
+        ],
+        help=COMMANDS[trainer.command].summary,
     )
-    if dry_run:
-        print(config.model_dump_json(indent=2))
-        return
-    result = run_supervised(config)
-    _print(result, as_json=as_json)
 
 
-def _print(result: "RunResult", *, as_json: bool) -> None:
+sft = _command(SFT)
+dpo = _command(DPO)
+
+
+def _print(result: "RunResult", compared: Mapping[str, str], *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(result.summary()))
         return
-    before, after = result.eval_nll_before, result.eval_nll_after
     print(f"{result.num_steps} steps done", end="")
     if result.resumed_from_step:
         print(f" (resumed after {result.resumed_from_step})", end="")
-    if before is not None and after is not None:
-        print(f"; held-out NLL {before:.4f} -> {after:.4f} nats a token", end="")
+    for metric, what in compared.items():
+        before, after = result.metrics_before.get(metric), result.metrics.get(metric)
+        if before is not None and after is not None:
+            print(f"; {what} {before:.4f} -> {after:.4f}", end="")
     print()
     print(f"run       {result.run_dir}")
     print(f"adapter   {result.adapter_dir or result.sampler_path}")

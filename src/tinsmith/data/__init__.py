@@ -13,17 +13,25 @@ from tinsmith.data.conversations import (
 from tinsmith.data.datums import BuiltDatum, datum_from_example
 from tinsmith.data.hub import HubDataset, hub_rows, list_presets
 from tinsmith.data.mixtures import mixture_order
+from tinsmith.data.preferences import BuiltPair, PreferenceDataset
 from tinsmith.data.prompts import Prompt, final_answer, read_prompts
-from tinsmith.data.sources import TrainingData, load_training_data, open_conversations
+from tinsmith.data.sources import (
+    TrainingData,
+    load_comparisons,
+    load_training_data,
+    open_conversations,
+)
 from tinsmith.data.supervised import ExampleCounts, SupervisedDataset, TooLong
 
 __all__ = [
     "BuiltDatum",
+    "BuiltPair",
     "Comparison",
     "Conversation",
     "ConversationFile",
     "ExampleCounts",
     "HubDataset",
+    "PreferenceDataset",
     "Prompt",
     "SupervisedDataset",
     "TooLong",
@@ -33,6 +41,7 @@ __all__ = [
     "final_answer",
     "hub_rows",
     "list_presets",
+    "load_comparisons",
     "load_training_data",
     "mixture_order",
     "open_conversations",

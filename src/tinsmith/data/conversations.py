@@ -6,22 +6,20 @@ holds its training and held-out conversations and the order of every epoch.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tinsmith.core.errors import ConfigError, DataError
+from tinsmith.core.errors import DataError
 from tinsmith.data.messages import EXAMPLE, checked_conversation
-from tinsmith.data.rows import RowParser, View, digest, fingerprints, open_rows
+from tinsmith.data.rows import RowParser, digest, open_rows
+from tinsmith.data.splits import split_rows
 from tinsmith.renderers.messages import Message
-
-logger = logging.getLogger(__name__)
 
 COLUMNS = ("messages", "tools", "functions")
 _NOT_SAID = ("weight", "trainable")
@@ -50,22 +48,6 @@ class Conversation:
             for message in self.messages
         ]
         return digest([said, self.tools])
-
-
-class Split(NamedTuple):
-    """Conversations to train on and to hold out.
-
-    Attributes:
-        train: Training conversations, in file order.
-        test: Held-out conversations, in file order.
-        num_repeats_dropped: Left out because the file has them before.
-        num_duplicates_dropped: Training conversations left out because they are held out, too.
-    """
-
-    train: Sequence[Conversation]
-    test: Sequence[Conversation]
-    num_repeats_dropped: int = 0
-    num_duplicates_dropped: int = 0
 
 
 @dataclass(frozen=True)
@@ -117,7 +99,7 @@ class ConversationFile:
             ConfigError: `test_size` leaves nothing to train on.
         """
         rows = read_conversations(path, require_assistant=require_assistant)
-        split = split_conversations(
+        split = split_rows(
             rows, test_size=test_size, seed=seed, deduplicate=deduplicate, name=str(path)
         )
         return cls(
@@ -178,67 +160,3 @@ def conversation_parser(*, require_assistant: bool) -> RowParser[Conversation]:
 def _parse(row: Any, path: str, line: int, *, require_assistant: bool) -> Conversation:
     checked = checked_conversation(row, require_assistant=require_assistant)
     return Conversation(checked.messages, path, line, checked.tools)
-
-
-def split_conversations(
-    rows: Sequence[Conversation],
-    *,
-    test_size: float,
-    seed: int,
-    deduplicate: bool,
-    name: str,
-) -> Split:
-    """Hold conversations out, and leave out repeats where asked for; both are counted.
-
-    Raises:
-        ConfigError: `test_size` leaves nothing to train on.
-    """
-    digests = fingerprints(rows)
-    places = _first_places(digests) if deduplicate else list(range(len(rows)))
-    num_repeats = len(rows) - len(places)
-    num_test = _num_test(test_size, len(places), name)
-    drawn = np.random.default_rng(seed).permutation(len(places))[:num_test].tolist()
-    held_out = {places[index] for index in drawn}
-    unseen = {digests[place] for place in held_out}
-    rest = [place for place in places if place not in held_out]
-    train = [place for place in rest if digests[place] not in unseen]
-    if not train:
-        raise ConfigError(
-            f"test_size={test_size}: every conversation of {name} is also held out",
-            field="test_size",
-            hint="hold out fewer, or remove duplicates from the file",
-        )
-    num_dropped = len(rest) - len(train)
-    if num_repeats:
-        logger.warning("%s: %d conversations repeat another and are left out", name, num_repeats)
-    if num_dropped:
-        logger.warning(
-            "%s: %d training conversations equal a held-out one and are left out",
-            name,
-            num_dropped,
-        )
-    return Split(View(rows, train), View(rows, sorted(held_out)), num_repeats, num_dropped)
-
-
-def _first_places(digests: Sequence[bytes]) -> list[int]:
-    first: dict[bytes, int] = {}
-    for place, found in enumerate(digests):
-        first.setdefault(found, place)
-    return list(first.values())
-
-
-def _num_test(test_size: float, num_conversations: int, name: str) -> int:
-    count = round(test_size * num_conversations) if 0 < test_size < 1 else test_size
-    if count != int(count) or count < 0:
-        raise ConfigError(
-            f"test_size={test_size}: must be a whole number of conversations or a fraction below 1",
-            field="test_size",
-        )
-    if count >= num_conversations:
-        raise ConfigError(
-            f"test_size={test_size}: {name} has {num_conversations} conversations, so none would "
-            "be left to train on",
-            field="test_size",
-            hint="hold out fewer",
-        )
-    return int(count)

@@ -19,21 +19,22 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from tinsmith.core.errors import ConfigError, DataError
+from tinsmith.core.errors import DataError
+from tinsmith.data.comparisons import Comparison, read_comparisons
 from tinsmith.data.conversations import (
     Conversation,
     conversation_parser,
     read_conversations,
-    split_conversations,
 )
 from tinsmith.data.hub import PREFIX, open_hub
 from tinsmith.data.mixtures import StopWhen, mixture_order
-from tinsmith.data.rows import View, content_sha256, fingerprints
+from tinsmith.data.rows import Row, View, content_sha256
+from tinsmith.data.splits import split_rows, without_held_out
 
 logger = logging.getLogger(__name__)
 
@@ -84,19 +85,19 @@ class Mixture(BaseModel):
 
 
 @dataclass(frozen=True)
-class TrainingData:
-    """Conversations of a run.
+class TrainingData(Generic[Row]):
+    """Rows of a run: conversations, or comparisons.
 
     Attributes:
         train: To train on.
         held_out: To evaluate on, by name; a single set that was held out of `data` is named "".
         sha256: Hash of all of them, in order, whatever files they are in.
-        num_repeats_dropped: Left out because another conversation says the same.
+        num_repeats_dropped: Left out because another row says the same.
         num_duplicates_dropped: Left out of training because they are held out, too.
     """
 
-    train: Sequence[Conversation]
-    held_out: Mapping[str, Sequence[Conversation]] = field(default_factory=dict)
+    train: Sequence[Row]
+    held_out: Mapping[str, Sequence[Row]] = field(default_factory=dict[str, Sequence[Row]])
     sha256: str = ""
     num_repeats_dropped: int = 0
     num_duplicates_dropped: int = 0
@@ -131,7 +132,7 @@ def load_training_data(
     seed: int = 0,
     require_assistant: bool = True,
     deduplicate: bool = False,
-) -> TrainingData:
+) -> TrainingData[Conversation]:
     """Open what a run trains on and hold out what it is evaluated on.
 
     Args:
@@ -152,7 +153,7 @@ def load_training_data(
     )
     names = _names(source.name or _short_name(source.data) for source in mixture.sources)
     splits = [
-        split_conversations(
+        split_rows(
             open_conversations(source.data, require_assistant=require_assistant),
             test_size=test_size,
             seed=seed,
@@ -170,7 +171,7 @@ def load_training_data(
     test_names = _names(map(_short_name, test_sources), taken=held_out)
     for name, source in zip(test_names, test_sources, strict=True):
         held_out[name] = open_conversations(source, require_assistant=require_assistant)
-    trains, num_leaks = _without_held_out([split.train for split in splits], held_out, data)
+    trains, num_leaks = without_held_out([split.train for split in splits], held_out, data)
     train = _mixed(trains, mixture, seed) if is_mixture else trains[0]
     return TrainingData(
         train=train,
@@ -178,6 +179,43 @@ def load_training_data(
         sha256=_sha256([train, *held_out.values()]),
         num_repeats_dropped=sum(split.num_repeats_dropped for split in splits),
         num_duplicates_dropped=num_leaks + sum(split.num_duplicates_dropped for split in splits),
+    )
+
+
+def load_comparisons(
+    data: str, *, test_size: float = 0, test_data: Iterable[str] = (), seed: int = 0
+) -> TrainingData[Comparison]:
+    """Open the comparisons of a run and hold out what it is evaluated on.
+
+    Args:
+        data: Name of a file or a data set.
+        test_size: Comparisons to hold out: a number, or a fraction below 1.
+        test_data: Names of further files or data sets to evaluate on.
+        seed: Seed of the split.
+
+    Raises:
+        DataError: Something is wrong with the data; file and line are in the message.
+        ConfigError: Nothing is left to train on.
+    """
+    noun = "comparisons"
+    split = split_rows(
+        read_comparisons(data),
+        test_size=test_size,
+        seed=seed,
+        deduplicate=False,
+        name=data,
+        noun=noun,
+    )
+    held_out = {"": split.test} if len(split.test) else {}
+    test_sources = list(test_data)
+    for name, source in zip(_names(map(_short_name, test_sources)), test_sources, strict=True):
+        held_out[name] = read_comparisons(source)
+    [train], num_leaks = without_held_out([split.train], held_out, data, noun)
+    return TrainingData(
+        train=train,
+        held_out=held_out,
+        sha256=_sha256([train, *held_out.values()]),
+        num_duplicates_dropped=num_leaks + split.num_duplicates_dropped,
     )
 
 
@@ -213,35 +251,7 @@ def _mixed(
     return View(together, [together.starts[draw.source] + draw.row for draw in order])
 
 
-def _without_held_out(
-    trains: Sequence[Sequence[Conversation]],
-    held_out: Mapping[str, Sequence[Conversation]],
-    data: str,
-) -> tuple[list[Sequence[Conversation]], int]:
-    """Training conversations that no held-out set has, and how many one has."""
-    unseen = {found for rows in held_out.values() for found in fingerprints(rows)}
-    kept: list[Sequence[Conversation]] = []
-    num_dropped = 0
-    for train in trains:
-        places = [i for i, found in enumerate(fingerprints(train)) if found not in unseen]
-        if not places:
-            raise ConfigError(
-                f"test_data: every conversation of {data} is also held out",
-                field="test_data",
-                hint="evaluate on other data",
-            )
-        num_dropped += len(train) - len(places)
-        kept.append(train if len(places) == len(train) else View(train, places))
-    if num_dropped:
-        logger.warning(
-            "%s: %d training conversations equal a held-out one and are left out",
-            data,
-            num_dropped,
-        )
-    return kept, num_dropped
-
-
-def _sha256(sequences: Iterable[Sequence[Conversation]]) -> str:
+def _sha256(sequences: Iterable[Sequence[Any]]) -> str:
     return hashlib.sha256("".join(map(content_sha256, sequences)).encode()).hexdigest()
 
 

@@ -7,9 +7,10 @@ line 40,000 is reported in the first seconds; tokens are made batch by batch, wh
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from tinsmith.core.errors import DataError
 from tinsmith.data.conversations import Conversation
@@ -26,6 +27,17 @@ from tinsmith.renderers.messages import (
 logger = logging.getLogger(__name__)
 
 TooLong = Literal["error", "truncate", "skip"]
+
+
+class Fate(NamedTuple):
+    """What becomes of an example, and how many tokens it loses."""
+
+    what: Literal["used", "truncated", "too_long", "without_loss"]
+    num_cut_tokens: int = 0
+
+    @property
+    def is_kept(self) -> bool:
+        return self.what in ("used", "truncated")
 
 
 @dataclass(frozen=True)
@@ -50,6 +62,20 @@ class ExampleCounts:
     num_too_long_skipped: int = 0
     num_without_loss_skipped: int = 0
     num_thinking_left_out: int = 0
+
+    @classmethod
+    def from_fates(cls, fates: Sequence[Fate], num_thinking_left_out: int) -> ExampleCounts:
+        """Count what `fate_of` said of each."""
+        number = Counter(fate.what for fate in fates)
+        return cls(
+            num_offered=len(fates),
+            num_used=number["used"] + number["truncated"],
+            num_truncated=number["truncated"],
+            num_truncated_tokens=sum(fate.num_cut_tokens for fate in fates),
+            num_too_long_skipped=number["too_long"],
+            num_without_loss_skipped=number["without_loss"],
+            num_thinking_left_out=num_thinking_left_out,
+        )
 
 
 @dataclass(frozen=True)
@@ -126,26 +152,11 @@ class SupervisedDataset:
             DataError: A conversation is too long and `on_too_long="error"`, or holds what the
                 format cannot express; the message names file and line.
         """
-        kept: list[int] = []
-        fates = {"used": 0, "truncated": 0, "too_long": 0, "without_loss": 0, "cut_tokens": 0}
-        num_thinking_left_out = 0
-        for index, conversation in enumerate(conversations):
-            fate, cut_tokens = _fate(conversation, form)
-            fates[fate] += 1
-            fates["cut_tokens"] += cut_tokens
-            if fate in ("used", "truncated"):
-                kept.append(index)
-                num_thinking_left_out += _leaves_thinking_out(conversation, form)
-        counts = ExampleCounts(
-            num_offered=len(conversations),
-            num_used=len(kept),
-            num_truncated=fates["truncated"],
-            num_truncated_tokens=fates["cut_tokens"],
-            num_too_long_skipped=fates["too_long"],
-            num_without_loss_skipped=fates["without_loss"],
-            num_thinking_left_out=num_thinking_left_out,
-        )
-        _warn_of_losses(counts, form)
+        fates = [fate_of(conversation, form) for conversation in conversations]
+        kept = [index for index, fate in enumerate(fates) if fate.is_kept]
+        num_thinking_left_out = sum(leaves_thinking_out(conversations[i], form) for i in kept)
+        counts = ExampleCounts.from_fates(fates, num_thinking_left_out)
+        warn_of_losses(counts, form, "conversations")
         return cls(View(conversations, kept), form, counts)
 
     def __len__(self) -> int:
@@ -156,10 +167,15 @@ class SupervisedDataset:
         return [self.form.build(self.conversations[index]) for index in indices]
 
 
-def _fate(conversation: Conversation, form: ExampleFormat) -> tuple[str, int]:
-    """What to do with a conversation, and how many tokens it loses."""
+def fate_of(conversation: Conversation, form: ExampleFormat) -> Fate:
+    """What to do with a conversation.
+
+    Raises:
+        DataError: It is too long and `on_too_long="error"`, or holds what the format cannot
+            express.
+    """
     if _surely_fits(conversation, form):
-        return "used", 0
+        return Fate("used")
     built = form.build(conversation)
     if built.num_truncated_tokens and form.on_too_long == "error":
         length = form.max_length + built.num_truncated_tokens
@@ -169,13 +185,15 @@ def _fate(conversation: Conversation, form: ExampleFormat) -> tuple[str, int]:
             _cure(form, length),
         )
     if built.num_truncated_tokens and form.on_too_long == "skip":
-        return "too_long", 0
+        return Fate("too_long")
     if built.num_loss_tokens == 0:
-        return "without_loss", 0
-    return ("truncated" if built.num_truncated_tokens else "used"), built.num_truncated_tokens
+        return Fate("without_loss")
+    if built.num_truncated_tokens:
+        return Fate("truncated", built.num_truncated_tokens)
+    return Fate("used")
 
 
-def _leaves_thinking_out(conversation: Conversation, form: ExampleFormat) -> bool:
+def leaves_thinking_out(conversation: Conversation, form: ExampleFormat) -> bool:
     """Whether an answer that is to be trained loses its thinking to the format's history."""
     messages = conversation.messages
     if form.renderer.has_extension_property or len(messages) < 4:
@@ -213,35 +231,40 @@ def _surely_fits(conversation: Conversation, form: ExampleFormat) -> bool:
     return has_loss and num_tokens <= form.max_length
 
 
-def _warn_of_losses(counts: ExampleCounts, form: ExampleFormat) -> None:
+def warn_of_losses(counts: ExampleCounts, form: ExampleFormat, noun: str) -> None:
+    """Log what was cut or left out."""
     if counts.num_truncated:
         logger.warning(
-            "%d of %d conversations are longer than max_length=%d and lose %d tokens in all",
+            "%d of %d %s are longer than max_length=%d and lose %d tokens in all",
             counts.num_truncated,
             counts.num_offered,
+            noun,
             form.max_length,
             counts.num_truncated_tokens,
         )
     if counts.num_too_long_skipped:
         logger.warning(
-            "%d of %d conversations are longer than max_length=%d and are left out",
+            "%d of %d %s are longer than max_length=%d and are left out",
             counts.num_too_long_skipped,
             counts.num_offered,
+            noun,
             form.max_length,
         )
     if counts.num_thinking_left_out:
         logger.warning(
-            "%d of %d conversations think in an earlier answer, which %s leaves out of the "
+            "%d of %d %s think in an earlier answer, which %s leaves out of the "
             "history: it is not trained. Make a conversation of each answer to train it",
             counts.num_thinking_left_out,
             counts.num_offered,
+            noun,
             form.renderer.name,
         )
     if counts.num_without_loss_skipped:
         logger.warning(
-            "%d of %d conversations have no token to learn with train_on_what=%s and are left out",
+            "%d of %d %s have no token to learn with train_on_what=%s and are left out",
             counts.num_without_loss_skipped,
             counts.num_offered,
+            noun,
             form.train_on_what.value,
         )
 

@@ -158,8 +158,9 @@ class RegularizerConfig(BaseModel):
             if known is not None and name not in known:
                 raise unknown_name(f"setting of {self.kind!r}", name, known, field=name)
         settings = {k: v for k, v in defaults.items() if known and k in known} | given
-        # A configuration holds no logprobs, so what refers to some means the base model's.
-        wants_base = factory is KLEstimate or (
+        # A configuration holds no logprobs, so what refers to some means the base model's, unless
+        # the caller's data has some of chosen tokens.
+        wants_base = (factory is KLEstimate and "reference" not in settings) or (
             self.distribution is not None and known is not None and "reference" in known
         )
         if self.reference_policy is not None or (wants_base and "reference" not in given):

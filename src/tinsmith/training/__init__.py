@@ -1,13 +1,17 @@
 """Training loops on top of the SDK.
 
-`train_supervised` and its synchronous face `run_supervised` fine-tune on conversations as a
-`SupervisedConfig` says.
+Each method has a configuration, an asynchronous function and its synchronous face:
+`SupervisedConfig`, `train_supervised`, `run_supervised` fine-tune on conversations;
+`PreferenceConfig`, `train_preference`, `run_preference` learn from comparisons (DPO).
 """
 
 from tinsmith.training.checkpoints import CheckpointRecord
 from tinsmith.training.config import SampleEvalConfig, SupervisedConfig
 from tinsmith.training.evaluators import Evaluator, NLLEvaluator
 from tinsmith.training.loop import TrainingDivergedError
+from tinsmith.training.preference import run as run_preference
+from tinsmith.training.preference import train as train_preference
+from tinsmith.training.preference_config import PreferenceConfig
 from tinsmith.training.run import RunResult
 from tinsmith.training.sampling_evaluators import SamplingEvaluator
 from tinsmith.training.saving import Stateful
@@ -18,12 +22,15 @@ __all__ = [
     "CheckpointRecord",
     "Evaluator",
     "NLLEvaluator",
+    "PreferenceConfig",
     "RunResult",
     "SampleEvalConfig",
     "SamplingEvaluator",
     "Stateful",
     "SupervisedConfig",
     "TrainingDivergedError",
+    "run_preference",
     "run_supervised",
+    "train_preference",
     "train_supervised",
 ]

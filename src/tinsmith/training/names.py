@@ -7,6 +7,26 @@ TRAIN_NUM_TOKENS = "train/num_tokens"
 """Input tokens of the step's batch."""
 TRAIN_NUM_LOSS_TOKENS = "train/num_loss_tokens"
 """Targets with a loss weight in the step's batch."""
+TRAIN_LOSS = "train/loss"
+"""Loss of the step's batch before its update, without regularizers; the method says which."""
+TRAIN_NUM_PAIRS = "train/num_pairs"
+TRAIN_PAIR_ACCURACY = "train/pair_accuracy"
+"""Part of the pairs whose better answer has the higher reward."""
+TRAIN_MARGIN = "train/margin"
+"""Mean of the better answers' rewards less the worse ones'."""
+TRAIN_CHOSEN_REWARD = "train/chosen_reward"
+"""Mean of beta times the log-ratio of policy and reference, of the better answers."""
+TRAIN_REJECTED_REWARD = "train/rejected_reward"
+"""The same of the worse answers."""
+TRAIN_REJECTED_NLL = "train/rejected_nll"
+"""Mean negative log-likelihood of a token of the worse answers; `train/nll` is the better ones'."""
+EVAL_LOSS = "eval/loss"
+EVAL_NUM_PAIRS = "eval/num_pairs"
+EVAL_PAIR_ACCURACY = "eval/pair_accuracy"
+EVAL_MARGIN = "eval/margin"
+EVAL_CHOSEN_REWARD = "eval/chosen_reward"
+EVAL_REJECTED_REWARD = "eval/rejected_reward"
+EVAL_REJECTED_NLL = "eval/rejected_nll"
 EVAL_NLL = "eval/nll"
 """Mean negative log-likelihood of a held-out trained token, in nats."""
 EVAL_NUM_LOSS_TOKENS = "eval/num_loss_tokens"
@@ -36,6 +56,11 @@ THROUGHPUT_TOKENS_PER_S = "throughput/tokens_per_s"
 
 MEASURED_PREFIXES = ("time/", "throughput/")
 """Metrics that differ between two runs that are the same in every other respect."""
+
+
+def of_area(metric: str, area: str) -> str:
+    """The same metric of other data: `train/loss` in the area `eval` is `eval/loss`."""
+    return f"{area}/{metric.partition('/')[2]}"
 
 
 def of_set(metric: str, name: str) -> str:

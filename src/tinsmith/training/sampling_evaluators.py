@@ -70,7 +70,7 @@ class AccuracyEvaluator:
     async def __call__(self, sampler: SamplingClient) -> Mapping[str, float]:
         params = SamplingParams(max_tokens=1, temperature=0.0)
         asked = [
-            sampler.sample(_whole(datum), 1, params, topk_prompt_logprobs=1)
+            sampler.sample(whole_text(datum), 1, params, topk_prompt_logprobs=1)
             for datum in self.datums
         ]
         num_right = num_tokens = 0
@@ -84,7 +84,7 @@ class AccuracyEvaluator:
         return {names.EVAL_ACCURACY: num_right / num_tokens}
 
 
-def _whole(datum: Datum) -> ModelInput:
+def whole_text(datum: Datum) -> ModelInput:
     """Inputs and the last target: a prompt whose positions 1.. are the targets."""
     last = int(datum.loss_fn_inputs["target_tokens"].to_numpy()[-1])
     return ModelInput.from_ints([*datum.model_input.to_ints(), last])

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from tinsmith.client.custom_loss import forward_data
 from tinsmith.regularizers import ComposedLoss, RegularizerState
 from tinsmith.types import (
     AdamParams,
@@ -70,13 +71,13 @@ class FakeTrainingClient:
 
         loss = ComposedLoss(
             loss_fn,
-            options["regularizers"],
+            options.get("regularizers", ()),
             state=self.regularizer_state,
-            options=options["options"],
-            track_grad_norms=options["track_grad_norms"],
+            options=options.get("options"),
+            track_grad_norms=options.get("track_grad_norms", False),
         )
         seen = len(self.service.seen_weights)
-        forward = self._pass(data, "cross_entropy", backward=False).value
+        forward = self._pass(forward_data(data), "cross_entropy", backward=False).value
         del self.service.seen_weights[seen:]
         logprobs = [o["logprobs"].to_torch().requires_grad_(True) for o in forward.loss_fn_outputs]
         total, metrics = loss(data, logprobs)
@@ -94,12 +95,15 @@ class FakeTrainingClient:
         backward = self._pass(weighted, "cross_entropy", backward=True).value
         loss.commit()
         answer = backward.model_copy(update={"metrics": {**backward.metrics, **metrics}})
-        return Later(loss.finished(answer, {}), self.service.calls, "forward_backward_custom")
+        output = loss.finished(answer, {}) if options else answer
+        return Later(output, self.service.calls, "forward_backward_custom")
 
     def _pass(self, data: list[Datum], loss_fn: str, *, backward: bool) -> Later:
         assert loss_fn == "cross_entropy"
         kind = "forward_backward" if backward else "forward"
         self._say(f"{kind} at {self.state.num_steps}")
+        for datum in data:  # as a service that knows these two inputs alone
+            assert set(datum.loss_fn_inputs) == {"target_tokens", "weights"}
         outputs, loss = [], 0.0
         for datum in data:
             targets = datum.loss_fn_inputs["target_tokens"].to_numpy()
@@ -140,6 +144,7 @@ class FakeTrainingClient:
     def save_weights_for_sampler(self, name: str) -> Later:
         self._say(f"save_weights_for_sampler {name} at {self.state.num_steps}")
         path = f"tinker://run/sampler_weights/{name}"
+        self.service.policies[path] = self.state.w
         return Later(
             SaveWeightsForSamplerResponse(path=path), self.service.calls, f"save_sampler {name}"
         )
@@ -150,11 +155,29 @@ class FakeTrainingClient:
             raise KilledError(call)
 
 
+@dataclass
 class FakePolicy:
+    """Weights that do not change; those of another model give every token the same logprob."""
+
+    w: float | None = None
+
     def compute_logprobs(self, prompt: ModelInput) -> Any:
-        future: Future[list[float | None]] = Future()
-        future.set_result([None] + [-0.7] * (prompt.length - 1))
+        future = Answer()
+        tokens = np.array(prompt.to_ints()[1:])
+        known = np.full(len(tokens), -0.7) if self.w is None else logprobs_of(tokens, self.w)
+        future.set_result([None, *known.tolist()])
         return future
+
+
+class Answer(Future[Any]):
+    """A result for code that waits, in a thread or in an event loop."""
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        return asyncio.wrap_future(self).__await__()
+
+
+def logprobs_of(targets: Any, w: float) -> Any:
+    return -np.logaddexp(0, -(w + targets % 7))
 
 
 class KilledError(BaseException):
@@ -170,6 +193,7 @@ class FakeService:
     seen_weights: list[Any] = field(default_factory=list)
     saved: dict[str, State] = field(default_factory=dict)
     created: list[dict[str, Any]] = field(default_factory=list)
+    policies: dict[str, float] = field(default_factory=dict)
     ttls: dict[str, int | None] = field(default_factory=dict)
     deleted: list[str] = field(default_factory=list)
     die_at: str | None = None
@@ -179,9 +203,10 @@ class FakeService:
         return FakeRestClient(self)
 
     def create_sampling_client(self, **where: Any) -> Later:
-        """A policy that gives every token the same logprob."""
+        """Of weights that a client here saved, or of another model."""
         self.created.append(where)
-        return Later(FakePolicy(), self.calls, "sampling client")
+        w = self.policies.get(where.get("model_path", ""))
+        return Later(FakePolicy(w), self.calls, "sampling client")
 
     def create_lora_training_client(self, base_model: str, **options: Any) -> Later:
         self.created.append({"base_model": base_model, **options})
