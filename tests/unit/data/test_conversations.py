@@ -233,7 +233,7 @@ def test_a_training_conversation_that_is_also_held_out_is_left_out_and_counted(
 
 def test_a_file_of_one_conversation_cannot_be_split(write_lines: WriteLines) -> None:
     path = write_lines([GOOD, GOOD, GOOD])
-    with pytest.raises(ConfigError, match="is also held out"):
+    with pytest.raises(ConfigError, match="are also held out"):
         ConversationFile.load(path, test_size=1)
 
 

@@ -78,7 +78,7 @@ def test_further_sets_are_held_out_by_name_and_what_they_share_is_not_trained_on
 
 def test_a_set_that_holds_out_everything_is_refused(tmp_path: Path) -> None:
     train = write(tmp_path / "train.jsonl", ["Q"])
-    with pytest.raises(ConfigError, match=r"test_data: every conversation of .* is also held out"):
+    with pytest.raises(ConfigError, match=r"test_data: all conversations of .* are also held out"):
         load_training_data(str(train), test_data=[str(train)])
 
 
