@@ -2,6 +2,8 @@
 
 ```
 TinsmithError
+├── ServerError
+│   └── UnavailableError        503  a part of the service is away; try again later
 └── UserError
     └── RequestError            400
         ├── UnauthorizedError   401
@@ -16,7 +18,7 @@ TinsmithError
 
 from __future__ import annotations
 
-from tinsmith.core.errors import TinsmithError, UserError
+from tinsmith.core.errors import ServerError, TinsmithError, UserError
 
 
 class RequestError(UserError):
@@ -67,9 +69,15 @@ class OverloadedError(RequestError):
     status = 429
 
 
+class UnavailableError(ServerError):
+    """A part of the service is away; the same request may be sent again later."""
+
+    status = 503
+
+
 def status_of(error: TinsmithError) -> int:
     """HTTP status of an error that a route raised."""
-    if isinstance(error, RequestError):
+    if isinstance(error, (RequestError, UnavailableError)):
         return error.status
     return 400 if error.category == "user" else 500
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,9 @@ from sqlalchemy.exc import OperationalError
 
 from tinsmith.core.errors import ConfigError, ServerError, UserError
 from tinsmith.server.config import ServerLimits
+from tinsmith.server.errors import UnavailableError
 from tinsmith.server.metadata import MetadataStore, database, queries
+from tinsmith.server.metadata import store as store_module
 from tinsmith.server.metadata.boots import BootLock
 from tinsmith.server.metadata.tables import checkpoints, futures, metadata, models, sessions
 
@@ -140,6 +143,87 @@ async def test_a_short_outage_loses_nothing(
     monkeypatch.setattr(MetadataStore, "_write", flaky)
     store.put("futures", future_row("r"))
     assert [row["request_id"] for row in await all_rows(store, futures)] == ["r"]
+
+
+@pytest.fixture
+def outage(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], None]:
+    """Takes the database away, or gives it back: what a stopped server looks like to a client."""
+    connect = sa.Engine.connect
+
+    def refused(self: sa.Engine) -> Connection:
+        raise OperationalError("connect", {}, Exception("connection refused"))
+
+    def set_away(away: bool) -> None:
+        monkeypatch.setattr(sa.Engine, "connect", refused if away else connect)
+
+    monkeypatch.setattr(store_module, "RETRY_PAUSES_S", (0.01, 0.02))
+    return set_away
+
+
+async def cut(store: MetadataStore) -> None:
+    """Breaks the connection, as the end of the server does."""
+
+    def broken(_: Connection) -> None:
+        raise OperationalError("ask", {}, Exception("server closed the connection"))
+
+    with pytest.raises(UnavailableError, match="the metadata database is away"):
+        await store.run(broken)
+
+
+async def test_a_long_outage_loses_no_row_and_refuses_questions(
+    store: MetadataStore, outage: Callable[[bool], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    store.put("futures", future_row("before", owner_id="old"))
+    await all_rows(store, futures)
+    outage(True)
+    await cut(store)
+    store.put("futures", future_row("during"))
+    for number in range(3):
+        store.change("futures", "before", {"owner_id": f"new {number}"})
+        with pytest.raises(UnavailableError, match="the metadata database is away"):
+            await all_rows(store, futures)
+    outage(False)
+    rows = {}
+    async with asyncio.timeout(5):
+        while not rows:
+            with contextlib.suppress(UnavailableError):
+                rows = {r["request_id"]: r["owner_id"] for r in await all_rows(store, futures)}
+    assert rows == {"before": "new 2", "during": "m"}
+    assert "lost" not in caplog.text
+
+
+async def test_rows_that_wait_are_bounded_and_a_stop_does_not_wait(
+    store: MetadataStore,
+    outage: Callable[[bool], None],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(store_module, "MAX_WAITING_ROWS", 2)
+    outage(True)
+    await cut(store)
+    for number in range(10):
+        store.put("futures", future_row(f"r{number}"))
+        with pytest.raises(UnavailableError):
+            await all_rows(store, futures)
+    async with asyncio.timeout(5):
+        await store.close()
+    assert "rows of metadata are lost" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("code", "is_away"),
+    [
+        ({}, True),
+        ({"sqlstate": "57P01"}, True),  # the server goes down
+        ({"sqlstate": "54000"}, False),  # an index row too large
+        ({"sqlite_errorcode": 5}, True),  # locked
+        ({"sqlite_errorcode": 1}, False),  # no such column
+    ],
+)
+def test_an_outage_is_told_from_a_statement_that_never_works(code: dict, is_away: bool) -> None:
+    cause = Exception("why")
+    vars(cause).update(code)
+    assert database.is_outage(OperationalError("write", {}, cause)) is is_away
 
 
 async def test_a_failing_question_fails_alone(store: MetadataStore) -> None:

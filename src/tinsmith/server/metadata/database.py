@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from sqlite3 import SQLITE_ERROR
 from typing import Any
 
 import sqlalchemy as sa
@@ -63,7 +64,7 @@ def connect(engine: Engine) -> Connection:
         ConfigError: it cannot be reached, or a newer release made it.
     """
     try:
-        connection = engine.connect()
+        return reconnect(engine)
     except SQLAlchemyError as exc:
         reason = str(getattr(exc, "orig", None) or exc).strip().splitlines()
         raise ConfigError(
@@ -72,6 +73,16 @@ def connect(engine: Engine) -> Connection:
             field="database_url",
             hint="check the address, and that the server runs and lets this user in",
         ) from exc
+
+
+def reconnect(engine: Engine) -> Connection:
+    """`connect` of a service that runs: an address that worked may be away for a while.
+
+    Raises:
+        SQLAlchemyError: it cannot be reached, which `is_outage` tells from a refusal.
+        ConfigError: a newer release made it.
+    """
+    connection = engine.connect()
     try:
         with connection.begin():
             if _revision(connection) != HEAD:
@@ -117,9 +128,11 @@ def take_service_lock(connection: Connection) -> bool:
 
 def is_outage(error: BaseException) -> bool:
     """Whether an error says that the database is away or busy, so that later may work."""
-    if isinstance(error, OperationalError):
-        return True
-    return bool(getattr(error, "connection_invalidated", False))
+    if not isinstance(error, OperationalError) or error.connection_invalidated:
+        return bool(getattr(error, "connection_invalidated", False))
+    # Both drivers also call a statement that will never work so: too large, or no SQL.
+    is_too_large = str(getattr(error.orig, "sqlstate", None)).startswith("54")
+    return not is_too_large and getattr(error.orig, "sqlite_errorcode", None) != SQLITE_ERROR
 
 
 def _revision(connection: Connection) -> str | None:

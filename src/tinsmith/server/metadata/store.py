@@ -3,16 +3,19 @@
 Writes return at once: they are keyed rows, merged while they wait and put down in batches, one
 transaction each. `run` asks for more, after everything written before it, and is awaited. The
 thread sleeps until there is something to do. While the database is away writes are tried again
-for a while; what then is still not written is lost and logged.
+until it is back; questions wait a few seconds for it and then fail. Only what is not written when
+the service stops, or is more than `MAX_WAITING_ROWS`, is lost and logged.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -25,6 +28,7 @@ from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import DataError, SQLAlchemyError
 
 from tinsmith.core.errors import ConfigError, ServerError, TinsmithError, UserError
+from tinsmith.server.errors import UnavailableError
 from tinsmith.server.metadata import database
 from tinsmith.server.metadata.tables import metadata
 from tinsmith.server.metadata.writes import Row
@@ -35,6 +39,11 @@ T = TypeVar("T")
 
 MAX_BATCH_ROWS = 1000
 RETRY_PAUSES_S = (0.1, 0.3, 1.0, 3.0, 5.0)
+"""Between the tries of a write; the last one again and again, while questions are refused."""
+
+MAX_WAITING_ROWS = 20_000
+"""Rows that wait for a database that is away."""
+
 LOCK_WAIT_S = 10.0
 
 
@@ -65,6 +74,8 @@ class MetadataStore:
         self._engine = engine
         self._connection: Connection | None = None
         self._items: queue.SimpleQueue[_Item] = queue.SimpleQueue()
+        self._waiting: deque[_Item] = deque()
+        """Taken from the queue during an outage, and before what is there now."""
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._work, name="tinsmith-metadata", daemon=True)
 
@@ -117,7 +128,7 @@ class MetadataStore:
         await asyncio.to_thread(self._thread.join)
 
     def _start(self) -> None:
-        self._connection = self._connect()
+        self._connection = database.connect(self._engine)
         deadline_s = time.monotonic() + LOCK_WAIT_S
         while not database.take_service_lock(self._connection):
             if time.monotonic() > deadline_s:
@@ -131,26 +142,26 @@ class MetadataStore:
             time.sleep(0.2)  # one that was just ended lets go in a moment
         self._thread.start()
 
-    def _connect(self) -> Connection:
-        return database.connect(self._engine)
-
     def _work(self) -> None:
         is_open = True
         while is_open:
             batch: dict[_Key, _Write] = {}
             task = self._gather(batch)
             if batch:
+                if task is not None:
+                    self._waiting.appendleft(task)
                 self._write_patiently(batch)
-            if task is not None and task.ask is not None:
+            elif task is not None and task.ask is not None:
                 self._answer(task.ask, task.answer)
-            is_open = task is None or task.ask is not None
+            else:
+                is_open = False
         if self._connection is not None:
             self._connection.close()
         self._engine.dispose()
 
     def _gather(self, batch: dict[_Key, _Write]) -> _Task | None:
         """Waits for work, then takes all that is there up to the first question."""
-        item = self._items.get()
+        item = self._waiting.popleft() if self._waiting else self._items.get()
         while True:
             if isinstance(item, _Task):
                 return item
@@ -158,7 +169,7 @@ class MetadataStore:
             if len(batch) >= MAX_BATCH_ROWS:
                 return None
             try:
-                item = self._items.get_nowait()
+                item = self._waiting.popleft() if self._waiting else self._items.get_nowait()
             except queue.Empty:
                 return None
 
@@ -178,8 +189,12 @@ class MetadataStore:
             )
             answer.set_exception(refused)
         except Exception as exc:
-            logger.error("the metadata database did not answer", exc_info=exc)
             self._drop_connection(exc)
+            if database.is_outage(exc):
+                logger.warning("the metadata database is away: %s", exc)
+                answer.set_exception(_away())
+                return
+            logger.error("the metadata database did not answer", exc_info=exc)
             answer.set_exception(
                 ServerError(
                     f"the metadata database failed: {type(exc).__name__}",
@@ -190,28 +205,49 @@ class MetadataStore:
             answer.set_result(result)
 
     def _write_patiently(self, batch: dict[_Key, _Write]) -> None:
-        for pause_s in (*RETRY_PAUSES_S, None):
+        for pause_s in itertools.chain(RETRY_PAUSES_S, itertools.repeat(RETRY_PAUSES_S[-1])):
             try:
                 self._write(batch)
                 return
             except Exception as exc:
                 self._drop_connection(exc)
                 if not database.is_outage(exc):
-                    self._write_one_by_one(batch)
+                    self._write_one_by_one(batch, exc)
                     return
-                if pause_s is None or self._closing.wait(pause_s):
+                is_long = pause_s == RETRY_PAUSES_S[-1]
+                if self._sit_out(pause_s, is_long=is_long):
                     logger.error("%d rows of metadata are lost", len(batch), exc_info=exc)
                     return
                 logger.warning("the metadata database is away, trying again: %s", exc)
 
-    def _write_one_by_one(self, batch: dict[_Key, _Write]) -> None:
-        """After a batch was refused: loses only the rows that are to blame."""
-        for key, write in batch.items():
+    def _sit_out(self, pause_s: float, *, is_long: bool) -> bool:
+        """Waits a moment of an outage; True where what was to be written is to be given up.
+
+        In a long one questions are refused meanwhile, and the writes that come are kept in order.
+        """
+        if not is_long:
+            return self._closing.wait(pause_s)
+        came, self._waiting = self._waiting, deque()
+        end_s = time.monotonic() + pause_s
+        while came or not self._closing.is_set():
             try:
-                self._write({key: write})
-            except Exception as exc:
-                self._drop_connection(exc)
-                logger.error("metadata row %r was refused and is lost", key, exc_info=exc)
+                left_s = max(end_s - time.monotonic(), 0)
+                item = came.popleft() if came else self._items.get(timeout=left_s)
+            except queue.Empty:
+                break
+            if not isinstance(item, _Task) or item.ask is None:
+                self._waiting.append(item)
+            elif item.answer.set_running_or_notify_cancel():
+                item.answer.set_exception(_away())
+        return self._closing.is_set() or len(self._waiting) > MAX_WAITING_ROWS
+
+    def _write_one_by_one(self, batch: dict[_Key, _Write], refusal: Exception) -> None:
+        """After a batch was refused: loses only the rows that are to blame."""
+        if len(batch) > 1:
+            for key, write in batch.items():
+                self._write_patiently({key: write})
+        else:
+            logger.error("metadata row %r was refused and is lost", *batch, exc_info=refusal)
 
     def _write(self, batch: dict[_Key, _Write]) -> None:
         connection = self._alive()
@@ -221,7 +257,7 @@ class MetadataStore:
 
     def _alive(self) -> Connection:
         if self._connection is None or self._connection.closed:
-            connection = self._connect()
+            connection = database.reconnect(self._engine)
             if not database.take_service_lock(connection):
                 logger.critical("another service took over the metadata database")
             self._connection = connection
@@ -234,6 +270,12 @@ class MetadataStore:
                 self._connection.invalidate()
                 self._connection.close()
                 self._connection = None
+
+
+def _away() -> UnavailableError:
+    return UnavailableError(
+        "the metadata database is away", hint="send the request again in a moment"
+    )
 
 
 def _key_column(table: str) -> sa.Column[object]:
