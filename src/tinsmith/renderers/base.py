@@ -8,6 +8,7 @@ and streaming are here, once for all formats.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import Any, ClassVar, Literal
@@ -16,7 +17,7 @@ import numpy as np
 
 from tinsmith.renderers.chats import Abilities, Chat, Feature, read_chat, read_message
 from tinsmith.renderers.deltas import Delta
-from tinsmith.renderers.encoding import Piece, SegmentEncoder, Stretch
+from tinsmith.renderers.encoding import SegmentEncoder, Stretch
 from tinsmith.renderers.messages import (
     ROLES,
     Message,
@@ -129,8 +130,7 @@ class Renderer(ABC):
             RendererError: The conversation holds what the format cannot express.
         """
         script = self._prompt_script(messages, role, prefill, tools)
-        pieces = [Piece(s.text, 0.0, s.is_control, s.picture) for s in script.segments]
-        return self._model_input(self._encoder.encode(pieces))
+        return self._model_input(self._encode(script.segments))
 
     def build_supervised_example(
         self,
@@ -151,10 +151,13 @@ class Renderer(ABC):
         trained = trained_messages(messages, what)
         if trained[-1] and messages[-1]["role"] == "assistant":
             self.check_target(chat)
-        stretches = self._encoder.encode(self._weighted(chat, what, trained))
-        model_input = self._model_input(stretches)
-        weights = [weight for stretch in stretches for weight in self._weights_of(stretch)]
-        return SupervisedExample(model_input, np.asarray(weights, dtype=np.float32))
+        stretches = self._encoder.encode(*self._weighted(chat, what, trained))
+        weights = array("f")
+        for stretch in stretches:
+            weights += self._weights_of(stretch)
+        return SupervisedExample(
+            self._model_input(stretches), np.frombuffer(weights, dtype=np.float32)
+        )
 
     def build_supervised_examples(
         self, messages: Sequence[Message], *, tools: Tools = ()
@@ -259,45 +262,45 @@ class Renderer(ABC):
         script.header(prefill or "")
         return script
 
-    def _weighted(self, chat: Chat, what: TrainOnWhat, trained: Sequence[bool]) -> list[Piece]:
-        """The pieces of an example with their loss weights."""
+    def _weighted(
+        self, chat: Chat, what: TrainOnWhat, trained: Sequence[bool]
+    ) -> tuple[list[Segment], list[float]]:
+        """The segments of an example, and the loss weight of each."""
         script = self._script(chat)
         script.segments = script.without_tail()
         script.message = len(chat.turns) - 1
         self.write_overlap(chat, script)
         all_tokens = what is TrainOnWhat.ALL_TOKENS
-
-        def weight(segment: Segment) -> float:
-            if segment.part is Part.OUTPUT:
-                return (
-                    float(trained[segment.message]) if segment.message >= 0 else float(all_tokens)
-                )
-            if not all_tokens or segment.part is Part.BOS:
-                return 0.0
-            return float(segment.message < 0 or trained[segment.message])
-
-        return [Piece(s.text, weight(s), s.is_control, s.picture) for s in script.segments]
+        # The last one is for what belongs to no message (-1).
+        outputs = [*map(float, trained), float(all_tokens)]
+        headers = [*map(float, trained), 1.0] if all_tokens else [0.0] * (len(trained) + 1)
+        by_part = {Part.BOS: [0.0] * len(outputs), Part.OUTPUT: outputs}
+        return script.segments, [by_part.get(s.part, headers)[s.message] for s in script.segments]
 
     def _encode_script(self, script: Script) -> list[int]:
-        pieces = [
-            Piece(s.text, 0.0, s.is_control or s.picture is not None) for s in script.segments
+        segments = [
+            s if s.picture is None else s._replace(is_control=True, picture=None)
+            for s in script.segments
         ]
-        return self._model_input(self._encoder.encode(pieces)).to_ints()
+        return self._model_input(self._encode(segments)).to_ints()
+
+    def _encode(self, segments: Sequence[Segment]) -> list[Stretch]:
+        """What a prompt needs: no loss weights."""
+        return self._encoder.encode(segments, [0.0] * len(segments))
 
     def _model_input(self, stretches: Sequence[Stretch]) -> ModelInput:
-        # Made without validation: these are a tokenizer's own numbers.
         chunks = [
-            EncodedTextChunk.model_construct(tokens=stretch.tokens)
+            EncodedTextChunk.from_checked(stretch.tokens)
             if stretch.picture is None
             else self.picture_chunk(stretch.picture)
             for stretch in stretches
         ]
-        return ModelInput.model_construct(chunks=chunks)
+        return ModelInput.from_chunks(chunks)
 
-    def _weights_of(self, stretch: Stretch) -> list[float]:
+    def _weights_of(self, stretch: Stretch) -> array[float]:
         if stretch.picture is None:
             return stretch.weights
-        return [0.0] * self.picture_chunk(stretch.picture).length
+        return array("f", [0.0]) * self.picture_chunk(stretch.picture).length
 
     # ------------------------------------------------------------------------------ replies
 

@@ -199,27 +199,26 @@ def trained_messages(messages: Sequence[Message], train_on_what: TrainOnWhat) ->
     """
     _check_trainable_keys(messages, train_on_what)
     _check_weights(messages)
+    last = len(messages) - 1
     roles = [message["role"] for message in messages]
-    last_user = max((i for i, role in enumerate(roles) if role == "user"), default=-1)
-    last = len(roles) - 1
-
-    def is_trained(index: int) -> bool:
-        role = roles[index]
-        match train_on_what:
-            case TrainOnWhat.LAST_ASSISTANT_MESSAGE:
-                return role == "assistant" and index == last
-            case TrainOnWhat.LAST_ASSISTANT_TURN:
-                return role == "assistant" and index > last_user
-            case TrainOnWhat.ALL_ASSISTANT_MESSAGES:
-                return role == "assistant"
-            case TrainOnWhat.ALL_MESSAGES | TrainOnWhat.ALL_TOKENS:
-                return True
-            case TrainOnWhat.ALL_USER_AND_SYSTEM_MESSAGES:
-                return role in ("user", "system")
-            case TrainOnWhat.CUSTOMIZED:
-                return messages[index].get("trainable", False)
-
-    return [is_trained(i) and messages[i].get("weight", 1) != 0 for i in range(len(messages))]
+    is_assistant = [role == "assistant" for role in roles]
+    match train_on_what:
+        case TrainOnWhat.LAST_ASSISTANT_MESSAGE:
+            chosen = [yes and index == last for index, yes in enumerate(is_assistant)]
+        case TrainOnWhat.LAST_ASSISTANT_TURN:
+            last_user = max((i for i, role in enumerate(roles) if role == "user"), default=-1)
+            chosen = [yes and index > last_user for index, yes in enumerate(is_assistant)]
+        case TrainOnWhat.ALL_ASSISTANT_MESSAGES:
+            chosen = is_assistant
+        case TrainOnWhat.ALL_MESSAGES | TrainOnWhat.ALL_TOKENS:
+            chosen = [True] * len(roles)
+        case TrainOnWhat.ALL_USER_AND_SYSTEM_MESSAGES:
+            chosen = [role in ("user", "system") for role in roles]
+        case TrainOnWhat.CUSTOMIZED:
+            chosen = [message.get("trainable", False) for message in messages]
+    return [
+        yes and message.get("weight", 1) != 0 for yes, message in zip(chosen, messages, strict=True)
+    ]
 
 
 def _check_trainable_keys(messages: Sequence[Message], train_on_what: TrainOnWhat) -> None:

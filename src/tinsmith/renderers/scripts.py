@@ -53,11 +53,13 @@ class Script:
 
     def header(self, *texts: str) -> None:
         """Write text that the prompt forces."""
-        self.segments += [Segment(text, Part.HEADER, self.message) for text in texts if text]
+        for text in texts:
+            self.write(text, Part.HEADER)
 
     def output(self, *texts: str) -> None:
         """Write text that whoever speaks has to produce."""
-        self.segments += [Segment(text, Part.OUTPUT, self.message) for text in texts if text]
+        for text in texts:
+            self.write(text, Part.OUTPUT)
 
     def write(self, text: str, part: Part) -> None:
         """Write text of either kind."""

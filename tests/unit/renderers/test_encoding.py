@@ -9,12 +9,20 @@ from hypothesis import strategies as st
 
 from tests.unit.renderers.conftest import TEXTS
 from tests.unit.renderers.families import GOLDEN, standin
-from tinsmith.renderers.encoding import Piece, SegmentEncoder, _backend_of, _FastBackend
+from tinsmith.renderers.encoding import (
+    _CUT,
+    _PIECE,
+    SegmentEncoder,
+    Stretch,
+    _backend_of,
+    _FastBackend,
+)
+from tinsmith.renderers.scripts import Part, Segment
 
 VOCABULARIES = sorted(path.name for path in (GOLDEN / "tokenizers").iterdir())
 WORDS = st.lists(
     st.sampled_from(["the", "Cat", "don't", "42", "x1", "é", "中文", "🥳", ".", ",", "\n", "", " ",
-                     "<think>", "</think>", "U+00C5", "a\u0301", "I'll", "(b)", "\tq"]),
+                     "<think>", "</think>", "U+00C5", "a\u0301", "I'll", "(b)", "\tq", "'s", "-1"]),
     max_size=30,
 ).map(" ".join)  # fmt: skip
 
@@ -29,10 +37,15 @@ def test_remembered_words_make_the_same_tokens(vocabulary: str) -> None:
     @given(texts=st.lists(st.one_of(WORDS, TEXTS), min_size=1, max_size=3))
     def check(texts: list[str]) -> None:
         long = [text + " and so on, until it is long enough to be cut into words" for text in texts]
-        expected = [tokenizer.encode(text, add_special_tokens=False) for text in long]
+        expected = [tuple(tokenizer.encode(text, add_special_tokens=False)) for text in long]
         assert backend.ids(long) == expected
 
     check()
+
+
+@given(text=st.one_of(WORDS, TEXTS, st.text("aZ9é .,(\n\t'", max_size=30)))
+def test_pieces_are_what_stands_between_cuts(text: str) -> None:
+    assert _PIECE.findall(text) == ([] if not text else _CUT.split(text))
 
 
 def test_words_are_forgotten_before_there_are_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -41,7 +54,7 @@ def test_words_are_forgotten_before_there_are_too_many(monkeypatch: pytest.Monke
     backend = _FastBackend(tokenizer.backend_tokenizer, (), "control")
     for number in range(20):
         text = " ".join(f"word{number} {n} other" for n in range(10))
-        assert backend.ids([text]) == [tokenizer.encode(text, add_special_tokens=False)]
+        assert backend.ids([text]) == [tuple(tokenizer.encode(text, add_special_tokens=False))]
         assert len(backend._words) < 40
 
 
@@ -65,6 +78,11 @@ PARTS = st.lists(
 )
 
 
+def encoded(encoder: SegmentEncoder, parts: list[tuple[str, float]]) -> list[Stretch]:
+    segments = [Segment(text, Part.OUTPUT, 0) for text, _ in parts]
+    return encoder.encode(segments, [weight for _, weight in parts])
+
+
 @given(parts=PARTS)
 def test_a_token_of_two_parts_gets_the_lower_weight(parts: list[tuple[str, float]]) -> None:
     """Against the offsets of the tokenizer itself, character by character."""
@@ -72,7 +90,7 @@ def test_a_token_of_two_parts_gets_the_lower_weight(parts: list[tuple[str, float
     text = "".join(part for part, _ in parts)
     expected = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     encoder = SegmentEncoder(tokenizer, special_text="control", name="test")
-    stretches = encoder.encode([Piece(part, weight) for part, weight in parts])
+    stretches = encoded(encoder, parts)
     tokens = [token for stretch in stretches for token in stretch.tokens]
     weights = [weight for stretch in stretches for weight in stretch.weights]
     assert tokens == expected["input_ids"]
@@ -101,18 +119,17 @@ class Slow:
 
 @given(parts=st.lists(st.tuples(st.text("ab \n.", max_size=8), st.sampled_from([0.0, 1.0]))))
 def test_a_tokenizer_in_python_gives_the_same(parts: list[tuple[str, float]]) -> None:
-    pieces = [Piece(part, weight) for part, weight in parts]
     fast = SegmentEncoder(standin("llama3"), special_text="text", name="test")
     slow: Any = SegmentEncoder(Slow(standin("llama3")), special_text="text", name="test")  # type: ignore[arg-type]
-    assert slow.encode(pieces) == fast.encode(pieces)
+    assert encoded(slow, parts) == encoded(fast, parts)
 
 
 def test_a_tokenizer_in_python_keeps_spelled_tokens_text() -> None:
-    pieces = [Piece("a <|eot_id|> b", 1.0)]
+    parts = [("a <|eot_id|> b", 1.0)]
     fast = SegmentEncoder(standin("llama3"), special_text="text", name="test")
     slow: Any = SegmentEncoder(Slow(standin("llama3")), special_text="text", name="test")  # type: ignore[arg-type]
-    assert slow.encode(pieces) == fast.encode(pieces)
-    assert len(slow.encode(pieces)[0].tokens) > 5
+    assert encoded(slow, parts) == encoded(fast, parts)
+    assert len(encoded(slow, parts)[0].tokens) > 5
 
 
 def test_many_threads_encode_at_once() -> None:
