@@ -139,10 +139,18 @@ def show(
     is no terminal.
     """
     from tinsmith.cli.token_view import print_tokens, token_rows
+    from tinsmith.data.rows import row_error
+    from tinsmith.renderers import RendererError
 
     chosen = _open(model, renderer, revision, _values(options))
+    what = _what(train_on_what)
     messages, tools = _conversation(data, line)
-    example = chosen.build_supervised_example(messages, _what(train_on_what), tools=tools)
+    try:
+        example = chosen.build_supervised_example(messages, what, tools=tools)
+    except RendererError as error:
+        if data is None:
+            raise
+        raise row_error(str(data), line, error.message, error.hint) from error
     rows = token_rows(chosen.tokenizer, example)
     if as_json:
         print_json({"renderer": chosen.name, "tokens": [row._asdict() for row in rows]})
@@ -188,24 +196,25 @@ def _conversation(path: Path | None, line: int) -> tuple[list[Any], list[Any]]:
 
         chat = next(chat for chat in battery() if chat.name == "system and turns")
         return chat.messages, []
+    from tinsmith.data.conversations import conversation_parser
+    from tinsmith.data.rows import read_row
+
     try:
-        text = path.read_text("utf-8")
+        raw = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}", hint="check the path") from error
-    lines = text.splitlines()
     if path.suffix == ".jsonl":
+        lines = raw.removesuffix(b"\n").split(b"\n")
         if line > len(lines):
             raise DataError(f"{path}: has {len(lines)} lines, --line {line} is none of them")
-        text = lines[line - 1]
-    try:
-        row = json.loads(text)
-    except ValueError as error:
-        raise DataError(f"{path}:{line}: not JSON: {error}", line=line) from error
-    if isinstance(row, list):
-        return row, []
-    if not isinstance(row, dict) or not isinstance(row.get("messages"), list):
-        raise DataError(f"{path}:{line}: messages is missing", line=line)
-    return row["messages"], list(row.get("tools") or [])
+        raw = lines[line - 1]
+    parse = conversation_parser(require_assistant=False)
+
+    def parse_any(value: Any, name: str, place: int) -> Any:  # a list is the messages themselves
+        return parse({"messages": value} if isinstance(value, list) else value, name, place)
+
+    found = read_row(raw, str(path), line, parse_any)
+    return list(found.messages), list(found.tools)
 
 
 # ----------------------------------------------------------------------------- verification

@@ -138,7 +138,7 @@ def unknown_name(
         >>> print(unknown_name("renderer", "chatlm", ["chatml", "role_colon"]))
         renderer='chatlm': unknown; known: chatml, role_colon; did you mean 'chatml'?
     """
-    names = list(known)
+    names = [str(candidate) for candidate in known]
     shown = ", ".join(names[:_MAX_NAMES_SHOWN])
     if len(names) > _MAX_NAMES_SHOWN:
         shown += f", ... ({len(names)} in all)"

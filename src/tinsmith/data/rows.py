@@ -21,6 +21,7 @@ from tinsmith.core.errors import DataError, missing_extra
 
 DIGEST_BYTES = 16
 _PARQUET_BATCH_ROWS = 256
+_BOM = b"\xef\xbb\xbf"
 
 
 class RowProblem(Exception):
@@ -121,7 +122,7 @@ class StoredRows(Sequence[Row]):
         rows = cls(file, str(path), parse, problems)
         start = 0
         for line, raw in enumerate(file, start=1):
-            content = raw.removeprefix(b"\xef\xbb\xbf") if line == 1 else raw
+            content = raw.removeprefix(_BOM) if line == 1 else raw
             if content.strip():
                 rows._add(content.rstrip(b"\n"), start + len(raw) - len(content), line)
             start += len(raw)
@@ -172,10 +173,7 @@ class StoredRows(Sequence[Row]):
         self._digests += row.fingerprint()
 
     def _row(self, raw: bytes, line: int) -> Row:
-        try:
-            return self._parse(_read_json(raw), self.name, line)
-        except RowProblem as problem:
-            raise row_error(self.name, line, problem.what, problem.cure) from None
+        return read_row(raw, self.name, line, self._parse)
 
 
 class View(Sequence[Row], Generic[Row]):
@@ -245,6 +243,24 @@ def without_nulls(value: Any) -> Any:
             if item is not None or key == "content"
         }
     return [without_nulls(item) for item in value] if isinstance(value, list) else value
+
+
+def read_row(raw: bytes, name: str, line: int, parse: Callable[[Any, str, int], Any]) -> Any:
+    """One row by itself.
+
+    Args:
+        raw: JSON in UTF-8, perhaps with a byte-order mark.
+        name: What errors call the file.
+        line: Its line there, counted from 1.
+        parse: Makes a row of a JSON value.
+
+    Raises:
+        DataError: `name:line: what is wrong`, with the cure.
+    """
+    try:
+        return parse(_read_json(raw.removeprefix(_BOM)), name, line)
+    except RowProblem as problem:
+        raise row_error(name, line, problem.what, problem.cure) from None
 
 
 def row_error(name: str, line: int, what: str, cure: str | None) -> DataError:

@@ -90,7 +90,7 @@ class Qwen3Renderer(Renderer):
         self,
         tokenizer: Tokenizer,
         *,
-        mode: Qwen3Mode | str = Qwen3Mode.FREE,
+        mode: Qwen3Mode | Literal["free", "closed", "forced", "none"] = Qwen3Mode.FREE,
         keep_thinking: bool = False,
         name: str | None = None,
         special_text: Literal["text", "control"] = "text",

@@ -6,9 +6,12 @@ packages that declare the entry point group `tinsmith.renderers`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
 
 from tinsmith.core.errors import ConfigError, TinsmithError, unknown_name
 from tinsmith.core.paths import BUNDLED_MODEL
@@ -109,9 +112,9 @@ def get_renderer(name: str, tokenizer: Tokenizer, **options: Any) -> Renderer:
         options: Of the format, such as `special_text` or Llama's `date`.
 
     Raises:
-        UnknownNameError: No such renderer; the message offers the nearest name.
-        ConfigError: An option that the renderer does not have; or a renderer of an installed
-            package that cannot be loaded, or that takes the name of one of ours.
+        UnknownNameError: No such renderer, or no such option of it; the message offers the nearest.
+        ConfigError: An option has a value that the renderer does not take; or a renderer of an
+            installed package cannot be loaded, or takes the name of one of ours.
         UserError: The tokenizer lacks a control token of the format.
     """
     if name in _registered:
@@ -121,12 +124,32 @@ def get_renderer(name: str, tokenizer: Tokenizer, **options: Any) -> Renderer:
         return _loaded(plugin)(tokenizer, **options)
     if name not in _BUILT_IN:
         raise unknown_name("renderer", name, list_renderers(), field="renderer")
-    try:
-        return _BUILT_IN[name](tokenizer, name=name, **options)
-    except TypeError as error:
-        if "unexpected keyword argument" not in str(error):
-            raise
-        raise ConfigError(f"renderer={name!r}: {error}", field="renderer") from error
+    _check_options(name, _BUILT_IN[name], options)
+    return _BUILT_IN[name](tokenizer, name=name, **options)
+
+
+def _check_options(name: str, factory: RendererFactory, options: Mapping[str, Any]) -> None:
+    """Refuse an option that the format lacks, and a value that its signature does not allow."""
+    if not options:
+        return
+    made: Any = factory.func if isinstance(factory, partial) else factory  # a class
+    allowed = {
+        option: hint
+        for option, hint in get_type_hints(made.__init__).items()
+        if option not in ("tokenizer", "name", "return")
+    }
+    for option, value in options.items():
+        if option not in allowed:
+            raise unknown_name(f"option of {name}", option, allowed, field="renderer")
+        try:
+            TypeAdapter(allowed[option]).validate_python(value, strict=True)
+        except ValidationError as error:
+            reason = error.errors()[-1]["msg"]
+            raise ConfigError(
+                f"option of {name} {option}={value!r}: {reason[0].lower()}{reason[1:]}",
+                field="renderer",
+                hint="see tinsmith renderers list and the format's docstring",
+            ) from error
 
 
 def _plugins() -> dict[str, EntryPoint]:

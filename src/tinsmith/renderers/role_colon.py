@@ -8,6 +8,7 @@ trained after the last message so that the model learns to stop.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 from tinsmith.renderers.base import Renderer
 from tinsmith.renderers.chats import Chat
@@ -36,8 +37,14 @@ class RoleColonRenderer(Renderer):
 
     name = "role_colon"
 
-    def __init__(self, tokenizer: Tokenizer, *, name: str | None = None) -> None:
-        super().__init__(tokenizer, name=name)
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        *,
+        name: str | None = None,
+        special_text: Literal["text", "control"] = "text",
+    ) -> None:
+        super().__init__(tokenizer, name=name, special_text=special_text)
         bos = tokenizer.bos_token_id
         self._bos = None if bos is None else "bos"
         if bos is not None:  # by number: not every tokenizer lists it among its added tokens

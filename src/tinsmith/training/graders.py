@@ -11,7 +11,7 @@ from importlib.metadata import entry_points
 from types import MappingProxyType
 from typing import Any
 
-from tinsmith.core.errors import unknown_name
+from tinsmith.core.errors import ConfigError, unknown_name
 from tinsmith.data import final_answer
 
 Grader = Callable[[str, str], float]
@@ -52,8 +52,16 @@ def load_entry_point(group: str, name: str, built_in: Mapping[str, Any], kind: s
 
     Raises:
         UnknownNameError: No package offers it.
+        ConfigError: One does, and it cannot be loaded.
     """
     found = {point.name: point for point in entry_points(group=group)}
     if name not in found:
         raise unknown_name(kind, name, sorted({*built_in, *found}))
-    return found[name].load()
+    try:
+        return found[name].load()
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(
+            f"{kind}={name!r}: {found[name].value} cannot be loaded: {error}",
+            field=kind,
+            hint="repair or uninstall the package that declares it",
+        ) from error

@@ -93,7 +93,7 @@ def test_tokens_are_shown_with_their_boundaries_and_weights(
         ("{\n", [], "not JSON"),
         ("{}\n", ["--line", "3"], "has 1 lines"),
         ('{"messages": []}', ["--train-on-what", "answers"], "train_on_what"),
-        ('{"messages": []}', [], "the conversation is empty"),
+        ('{"messages": []}', [], "messages is empty"),
     ],
 )
 def test_what_cannot_be_shown_is_named(
@@ -116,5 +116,40 @@ def test_options_reach_the_renderer(capsys: pytest.CaptureFixture[str]) -> None:
     rows = json.loads(capsys.readouterr().out)["tokens"]
     assert "Today Date: 1 May 2031" in "".join(row["text"] for row in rows)
     assert main(["renderers", "show", model, *dated[:2], "--option", "date"]) == 2
-    assert main(["renderers", "show", model, *dated[:2], "--option", "day=1"]) == 2
-    assert "unexpected keyword argument 'day'" in capsys.readouterr().err
+    assert main(["renderers", "show", model, *dated[:2], "--option", "dat=1"]) == 1
+    assert "did you mean 'date'?" in capsys.readouterr().err
+
+
+def test_a_line_is_read_as_training_reads_it(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    data = tmp_path / "chat.jsonl"
+    answer = '{"role": "assistant", "content": "Yo"}'
+    data.write_bytes(
+        b'\xef\xbb\xbf{"messages": [%s], "tools": "[]"}\n' % answer.encode()
+        + '{"messages": [{"role": "user", "content": "a\u2028b"}, {}]}\n'.encode()
+        + b'{"messages": [{"role": "user", "content": 5}]}\n\xff\n'
+    )
+    show = ["renderers", "show", "tinsmith/tiny", "--data", str(data), "--line"]
+    assert main([*show, "1"]) == 0
+    for line, problem in (
+        ("2", "messages[1].role is missing"),
+        ("3", "messages[0].content is a JSON number"),
+        ("4", "byte 0xff is not UTF-8"),
+    ):
+        capsys.readouterr()
+        assert main([*show, line]) == 1
+        assert f"{data}:{line}: {problem}" in capsys.readouterr().err
+    data.with_suffix(".json").write_text(f"[{answer}]")
+    assert main([*show[:4], str(data.with_suffix(".json"))]) == 0
+
+
+def test_a_template_that_declares_no_tools_proves_the_rest(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(GOLDEN / "tokenizers" / "deepseek-v3", folder)
+    template = asset("chat_templates", "deepseek-ai__DeepSeek-V3.1.jinja")
+    shutil.copy(template, folder / "chat_template.jinja")
+    assert main(["renderers", "verify", str(folder)]) == 0
+    assert capsys.readouterr().out.startswith(f"deepseekv3 on {folder}: 28 equal; ")

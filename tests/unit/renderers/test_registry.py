@@ -2,6 +2,7 @@
 
 import pickle
 from concurrent.futures import ThreadPoolExecutor
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -142,8 +143,37 @@ def test_an_installed_package_may_bring_a_renderer(
 
 
 def test_an_option_that_a_renderer_lacks_is_refused(tiny_tokenizer: Any) -> None:
-    with pytest.raises(ConfigError, match="unexpected keyword argument 'date'"):
+    with pytest.raises(UnknownNameError, match="option of chatml='date': unknown; known: special"):
         get_renderer("chatml", tiny_tokenizer, date="1 Jan 2025")
+
+
+@pytest.mark.parametrize(
+    ("name", "vocabulary", "option", "value"),
+    [
+        ("qwen3", "qwen2-qwen3", "mode", "banana"),
+        ("qwen3", "qwen2-qwen3", "keep_thinking", "yes"),
+        ("chatml", "qwen2-qwen3", "special_text", "off"),
+        ("gpt_oss_medium_reasoning", "o200k-harmony", "reasoning_effort", "huge"),
+        ("qwen3_5", "qwen3_5", "effort", "huge"),
+        ("llama3_1", "llama3", "date", 5),
+    ],
+)
+def test_a_value_that_an_option_does_not_take_is_refused(
+    name: str, vocabulary: str, option: str, value: Any
+) -> None:
+    with pytest.raises(ConfigError, match=f"option of {name} {option}={value!r}: input should be"):
+        get_renderer(name, standin(vocabulary), **{option: value})
+
+
+def test_every_option_takes_its_default() -> None:
+    for family in {family.renderer: family for family in FAMILIES}.values():
+        made = family.make(standin(family.tokenizer))
+        options = {
+            option: parameter.default
+            for option, parameter in signature(type(made)).parameters.items()
+            if option not in ("tokenizer", "name")
+        }
+        get_renderer(family.renderer, made.tokenizer, **options)
 
 
 def test_tokenizers_of_other_revisions_are_others(
