@@ -62,6 +62,9 @@ def _own_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setenv("TINSMITH_HOME", str(tmp_path_factory.mktemp("home")))
         # Tests count requests; reports have tests of their own, which turn them on.
         patch.setenv("TINSMITH_TELEMETRY", "0")
+        patch.setenv("TINSMITH_RECORD", "off")
+        # An event that nobody registered is a mistake of ours.
+        patch.setenv("TINSMITH_RECORD_STRICT", "1")
         for prefix in ("TINSMITH", "TINKER"):
             patch.delenv(f"{prefix}_BASE_URL", raising=False)
             patch.delenv(f"{prefix}_API_KEY", raising=False)

@@ -1,9 +1,9 @@
 """Writes the reference pages that are made from the code, where they are out of date.
 
 `docs/reference/wire.md` from the types and the `.proto` file, `docs/reference/sdk-api.md` from the
-clients' signatures, and the table of methods in `docs/reference/compatibility.md` from the record
-of the official package and the list of differences. A test compares; after a change, or a conflict
-in one of them:
+clients' signatures, `docs/reference/events.md` from the recorder's catalogue, and the table of
+methods in `docs/reference/compatibility.md` from the record of the official package and the list of
+differences. A test compares; after a change, or a conflict in one of them:
 
     python -m tools.reference_pages
 """
@@ -27,6 +27,8 @@ import tinsmith
 import tinsmith.types
 from tests.tinker_surface import CLIENTS
 from tinsmith.server import requests as server_requests
+from tinsmith.telemetry import EventSpec, events
+from tinsmith.telemetry.catalogue import UNITS
 from tinsmith.types import RequestModel, ResponseModel
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -54,6 +56,7 @@ def pages() -> dict[Path, str]:
     return {
         REFERENCE / "wire.md": wire_page(),
         REFERENCE / "sdk-api.md": sdk_page(),
+        REFERENCE / "events.md": events_page(),
         compatibility: with_methods(compatibility.read_text(encoding="utf-8")),
     }
 
@@ -223,6 +226,50 @@ def _plain(text: str) -> str:
 def _is_annotation(match: re.Match[str]) -> bool:
     """Whether quoted text stands where an annotation does: after a colon or an arrow."""
     return match.string[: match.start()].endswith((": ", "-> "))
+
+
+# -------------------------------------------------------------------------------------- events
+
+
+def events_page() -> str:
+    """Every event of the catalogue, with its measurements, their units, and other names."""
+    specs = [value for value in vars(events).values() if isinstance(value, EventSpec)]
+    lines = ["# Events of the recorder", "", MADE, "", *EVENTS_INTRODUCTION, ""]
+    lines += ["## Units", "", "| Unit | Is |", "|---|---|"]
+    lines += [f"| `{unit}` | {meaning} |" for unit, meaning in UNITS.items()]
+    for category in dict.fromkeys(spec.category for spec in specs):
+        lines += ["", f"## {category}"]
+        for spec in specs:
+            if spec.category == category:
+                lines += ["", *_event_section(spec)]
+    return "\n".join([*lines, ""])
+
+
+EVENTS_INTRODUCTION = """
+A name is `<domain>.<object>` or `<domain>.<object>.<phase>`. A moment is one record; a span is one
+record too, written when it ends, with its duration. Beside each span `x.y` there are the moments
+`x.y.started` (with `announce=True`) and `x.y.exception`. A measurement with a dimension ends in its
+unit. Every event carries run, attempt, rank, step, trace, span and parent ids, wall-clock and
+monotonic time.
+
+In Python the constants of `tinsmith.telemetry.events` stand for the names. Events of your own are
+made known with `tinsmith.telemetry.register`; one that is not is recorded with a warning, and is an
+error where `TINSMITH_RECORD_STRICT=1` is set, as it should be in tests.
+""".strip("\n").splitlines()
+
+
+def _event_section(spec: EventSpec) -> Iterator[str]:
+    kind = "span" if spec.is_span else "moment"
+    yield from (f"### {spec.name}", "", f"{spec.description} A {kind}, version {spec.version}.")
+    if spec.metadata:
+        yield from ("", f"Metadata: {', '.join(f'`{name}`' for name in spec.metadata)}.")
+    if spec.also_known_as:
+        names = ", ".join(f"`{name}`" for name in spec.also_known_as)
+        yield from ("", f"In crucible_telemetry and its sister packages: {names}.")
+    if spec.measurements:
+        yield from ("", "| Measurement | Unit | |", "|---|---|---|")
+        for one in spec.measurements:
+            yield f"| `{one.name}` | {one.unit} | {one.description} |"
 
 
 # ------------------------------------------------------------------------------- compatibility

@@ -16,15 +16,21 @@ __all__ = [
     "credential_command",
     "home",
     "is_telemetry_on",
+    "is_record_strict",
     "log_level",
     "project_id",
     "record_store",
     "tags",
+    "record_rank",
+    "record_run",
     "tinker_base_url",
     "tinker_credentials_file",
+    "traceparent",
     "xdg_home",
 ]
 
+_ON = ("1", "true", "yes", "on")
+_OFF = ("0", "false", "no", "off")
 _XDG_DEFAULTS = {"data": ".local/share", "config": ".config", "cache": ".cache"}
 
 
@@ -61,7 +67,28 @@ def is_telemetry_on() -> bool:
     On unless the variable says something else than 1, true, yes or on.
     """
     said = _first("TINSMITH_TELEMETRY", "TINKER_TELEMETRY")
-    return said is None or said.lower() in ("1", "true", "yes", "on")
+    return said is None or said.lower() in _ON
+
+
+def is_record_strict() -> bool:
+    """Return whether a wrong event raises instead of warning (`TINSMITH_RECORD_STRICT`)."""
+    return (_first("TINSMITH_RECORD_STRICT") or "").lower() in _ON
+
+
+def record_rank() -> int:
+    """Return this process's rank in its launch (`RANK`, as torchrun sets it); 0 without one."""
+    said = _first("RANK") or ""
+    return int(said) if said.isdecimal() else 0
+
+
+def record_run() -> str | None:
+    """Return the run that this process belongs to (`TINSMITH_RUN`), where its parent said so."""
+    return _first("TINSMITH_RUN")
+
+
+def traceparent() -> str | None:
+    """Return the place in a trace in which this process was started (`TRACEPARENT`)."""
+    return _first("TRACEPARENT")
 
 
 def project_id() -> str | None:
@@ -70,8 +97,14 @@ def project_id() -> str | None:
 
 
 def record_store() -> str | None:
-    """Return where runs are recorded (`TINSMITH_RECORD`): a folder, a store's URL, or "off"."""
-    return _first("TINSMITH_RECORD")
+    """Return where runs are recorded (`TINSMITH_RECORD`): a folder, a store's URL, or "off".
+
+    0, false and no mean "off", too; 1, true, yes and on the default, which is None.
+    """
+    said = _first("TINSMITH_RECORD")
+    if said is None or said.lower() in _ON:
+        return None
+    return "off" if said.lower() in _OFF else said
 
 
 def tags() -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,10 +13,15 @@ from tinsmith.telemetry.stores.base import Store
 from tinsmith.telemetry.stores.memory import MemoryStore
 from tinsmith.telemetry.stores.sqlite import SqliteStore
 
-__all__ = ["OFF", "open_store"]
+__all__ = ["OFF", "default_address", "open_store"]
 
 OFF = "off"
 """The address that says: record nothing."""
+
+
+def default_address() -> str | Path:
+    """Return where runs are recorded unless told otherwise: what `TINSMITH_RECORD` says, or "off"."""
+    return environment.record_store() or telemetry_dir()
 
 
 def open_store(address: str | Path | None = None) -> Store:
@@ -26,17 +32,24 @@ def open_store(address: str | Path | None = None) -> Store:
             By default what `TINSMITH_RECORD` says, else `telemetry/` in Tinsmith's data folder.
 
     Raises:
-        UnknownNameError: no store of that kind.
+        UnknownNameError: no store of that kind, or one word that is no folder.
         ConfigError: an address without what it needs; or "off", which is no store.
     """
     if address is None:
-        address = environment.record_store() or telemetry_dir()
+        address = default_address()
     if address == OFF:
         raise ConfigError(
             "the recorder is off (TINSMITH_RECORD=off): there is no store to open",
             hint="unset it, or name a store",
         )
-    if isinstance(address, Path) or ":" not in address:
+    if isinstance(address, Path):
+        return SqliteStore(address)
+    if ":" not in address:
+        if re.fullmatch(r"\w+", address) and not Path(address).exists():
+            # "postgres", "duckdb": meant as a kind of store, not as a folder to be made.
+            error = unknown_name("store", address, _OPENERS)
+            error.hint = f"{error.hint or 'name a kind and a place'}; a folder is ./{address}"
+            raise error
         return SqliteStore(address)
     kind, _, rest = address.partition(":")
     if len(kind) == 1:  # a drive of Windows

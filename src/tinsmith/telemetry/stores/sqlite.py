@@ -455,7 +455,7 @@ def folder_name(project: str) -> str:
         >>> folder_name("math-rl")
         'math-rl'
         >>> folder_name("Math/RL")
-        'math-rl-3ba9b8c0'
+        'math-rl-a8da2204'
     """
     slug = re.sub(r"[^a-z0-9]+", "-", project.lower()).strip("-")[:64]
     if slug and slug == project:

@@ -20,6 +20,7 @@ def test_a_folder_and_its_url_are_the_same_store(tmp_path: Path) -> None:
 
 def test_the_environment_says_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TINSMITH_HOME", str(tmp_path))
+    monkeypatch.delenv("TINSMITH_RECORD")
     default = open_store()
     assert isinstance(default, SqliteStore)
     assert default.root == tmp_path / "telemetry"
@@ -27,9 +28,10 @@ def test_the_environment_says_where(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     chosen = open_store()
     assert isinstance(chosen, SqliteStore)
     assert chosen.root == tmp_path / "elsewhere"
-    monkeypatch.setenv("TINSMITH_RECORD", "off")
-    with pytest.raises(ConfigError, match="the recorder is off"):
-        open_store()
+    for said in ("off", "0", "No", "FALSE"):
+        monkeypatch.setenv("TINSMITH_RECORD", said)
+        with pytest.raises(ConfigError, match="the recorder is off"):
+            open_store()
 
 
 def test_an_address_that_names_no_store_is_an_error() -> None:
@@ -39,3 +41,6 @@ def test_an_address_that_names_no_store_is_an_error() -> None:
         open_store("sqlite:x")
     with pytest.raises(ConfigError, match="memory has no place"):
         open_store("memory://x")
+    for word in ("postgres", "sqlit", "ets"):
+        with pytest.raises(UnknownNameError, match=rf"a folder is \./{word}"):
+            open_store(word)
