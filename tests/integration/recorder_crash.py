@@ -1,4 +1,4 @@
-"""A writer for crash tests: logs as fast as it may and notes in shared memory what was acknowledged.
+"""A writer for crash tests: logs as fast as it may and notes what was acknowledged.
 
     python recorder_crash.py STORE RUN_ID DURABILITY SHARED_FILE
 

@@ -7,7 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,8 +49,8 @@ PLACES: dict[str, Callable[[Path], Place]] = {"sqlite": sqlite_place}
 
 
 @pytest.fixture(params=PLACES)
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
-    yield PLACES[request.param](tmp_path / "runs")
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    return PLACES[request.param](tmp_path / "runs")
 
 
 def wait_for(is_so: Callable[[], bool], process: "subprocess.Popen[bytes]") -> None:
@@ -149,7 +149,7 @@ def test_four_ranks_and_a_reader_have_no_lock_errors_and_miss_no_row(place: Plac
                 break
         assert has_run(store, run_id) or not is_over
         time.sleep(0.02)
-    numbers = []
+    numbers: list[int] = []
     for rank in ranks:
         out, err = rank.communicate(timeout=60)
         assert rank.returncode == 0, err

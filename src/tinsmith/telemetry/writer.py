@@ -1,10 +1,10 @@
 """The writer thread: takes what `Run` puts down and commits it to the store, in batches.
 
 `Run.log` appends one tuple to a queue and returns. The thread sleeps until there is something,
-waits 20 ms for more to come, and commits everything in one transaction. Where it falls behind, since
-the disk stalls or calls rush in, a caller waits until nothing is older than 30 ms. So a process that
-is killed loses the calls of the last 50 ms at most. With durability "commit" the thread gathers
-nothing, and `log` returns when its transaction is done.
+waits 20 ms for more to come, and commits everything in one transaction. Where it falls behind,
+because the disk stalls or calls rush in, a caller waits until nothing is older than 30 ms. So a
+process that is killed loses the calls of the last 50 ms at most. With durability "commit" the
+thread gathers nothing, and `log` returns when its transaction is done.
 
 A store that fails is tried again with growing pauses. A caller waits for it a second (once, as long
 as nothing gets better); from then on the queue fills up, and when it is full points are dropped and

@@ -20,7 +20,7 @@ OFF = "off"
 
 
 def default_address() -> str | Path:
-    """Return where runs are recorded unless told otherwise: what `TINSMITH_RECORD` says, or "off"."""
+    """Return where runs are recorded unless told otherwise: see `open_store`; or "off"."""
     return environment.record_store() or telemetry_dir()
 
 
