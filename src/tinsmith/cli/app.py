@@ -29,6 +29,7 @@ COMMANDS = {
     "models": LazyCommand("tinsmith.cli.models:models", "Look at the service's training runs."),
     "checkpoints": LazyCommand("tinsmith.cli.checkpoints:checkpoints", "Look after saved weights."),
     "sessions": LazyCommand("tinsmith.cli.sessions:sessions", "Look at the service's sessions."),
+    "runs": LazyCommand("tinsmith.cli.runs.command:runs", "Look at recorded runs."),
     "data": LazyCommand("tinsmith.cli.data:data", "Look at training data."),
     "model-info": LazyCommand(
         "tinsmith.cli.model_info:model_info", "Say what is known of base models."

@@ -14,7 +14,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 
@@ -36,10 +36,9 @@ from tinsmith.telemetry.model import (
     SampleText,
 )
 
-__all__ = ["Layout", "long_rows", "read_run", "wide_rows", "write_run"]
+__all__ = ["is_exported_run", "long_rows", "read_run", "wide_rows", "write_run"]
 
 SCHEMA_VERSION = 1
-Layout = Literal["wide", "long"]
 
 _T = TypeVar("_T")
 _RUN_FILE = "run.json"
@@ -113,6 +112,11 @@ def write_run(bundle: RunBundle, folder: Path, table_format: TableFormat = "parq
 
 def _write(rows: Iterable[Row], path: Path, table_format: TableFormat) -> None:
     write_table(rows, path, table_format)
+
+
+def is_exported_run(folder: Path) -> bool:
+    """Whether a folder was written by `write_run`."""
+    return (folder / _RUN_FILE).is_file()
 
 
 def read_run(folder: Path) -> RunBundle:

@@ -64,7 +64,7 @@ def read_tensorboard(files: Sequence[Path]) -> RunBundle:
     started_ns = int((started_s or 0.0) * 1e9)
     folder = files[0].resolve().parent
     record = RunRecord(
-        run_id=derived_run_id(started_ns, "tensorboard", *(path.name for path in files)),
+        run_id=derived_run_id(started_ns, "tensorboard", folder.name, files[0].name),
         project=folder.parent.name or "tensorboard",
         name=folder.name,
         created_ns=started_ns,
