@@ -158,7 +158,7 @@ def read_chart(
 def _extent(store: Store, run_id: str, key: str, rank: int, view: View) -> tuple[int, int]:
     """First and last step that a view can show."""
     level = LEVELS[-1]
-    rows = store.rollups(run_id, [key], level, ranks=[rank])
+    rows = store.rollups(run_id, [key], level, ranks=[rank], with_sketches=False)
     if not rows:
         return 0, 0
     first, last = rows[0].bucket * level, rows[-1].bucket * level + level - 1
@@ -190,6 +190,7 @@ def _bins(
         first_bucket=first_whole,
         last_bucket=after_whole - 1,
         ranks=[rank],
+        with_sketches=False,
     )
     parts = (
         read_points(first, first_whole * level),

@@ -230,6 +230,7 @@ class Store(Protocol):
         first_bucket: int | None = None,
         last_bucket: int | None = None,
         ranks: Sequence[int] | None = None,
+        with_sketches: bool = True,
     ) -> list[RollupRow]:
         """Return the roll-up rows of one level, sorted by key (as asked), bucket and rank."""
         ...

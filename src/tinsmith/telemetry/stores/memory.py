@@ -315,12 +315,13 @@ class MemoryStore:
         first_bucket: int | None = None,
         last_bucket: int | None = None,
         ranks: Sequence[int] | None = None,
+        with_sketches: bool = True,
     ) -> list[RollupRow]:
         with self._lock:
             rows = list(self._run(run_id).rollups.values())
         order = {key: position for position, key in enumerate(keys)}
         found = [
-            row
+            row if with_sketches else row._replace(sketch=b"")
             for row in rows
             if row.key in order
             and row.level == level

@@ -78,6 +78,8 @@ _INSERT_ROLLUP = insert_statement("rollup", RollupRow, "REPLACE")
 _INSERT_ATTEMPT = insert_statement("attempt", Attempt, "REPLACE")
 _INSERT_INTERVAL = insert_statement("interval", Interval, "REPLACE").replace(" index,", ' "index",')
 
+_LEAST, _MOST = -(2**63), 2**63 - 1  # of a column of whole numbers
+
 R = TypeVar("R", Event, SampleText, Artifact, Alert)
 
 
@@ -148,6 +150,14 @@ class SqliteStore:
             raise StoreError(
                 f"folder={str(file.path.parent)!r}: cannot be deleted: {error}", field="folder"
             ) from error
+
+    def run_folder(self, run_id: str) -> Path:
+        """Return the folder of a run, where what belongs to it may be put, too.
+
+        Raises:
+            UnknownNameError: there is no such run.
+        """
+        return self._file(run_id).path.parent
 
     def _all_runs(self) -> Iterator[RunRecord]:
         for path in sorted(self.root.glob(f"*/*/{FILE_NAME}")):
@@ -315,13 +325,13 @@ class SqliteStore:
             rows = db.execute(
                 "SELECT key_id, step, rank, attempt, ts_ns, value FROM point "
                 "WHERE key_id IN (SELECT value FROM json_each(?1)) "
-                "AND (?2 IS NULL OR step >= ?2) AND (?3 IS NULL OR step <= ?3) "
+                "AND step BETWEEN ?2 AND ?3 "  # plain bounds, for which it uses the index
                 "AND (?4 IS NULL OR rank IN (SELECT value FROM json_each(?4))) "
                 "AND (?5 IS NULL OR attempt = ?5)",
                 (
                     json.dumps([ids[key] for key in wanted]),
-                    first_step,
-                    last_step,
+                    _LEAST if first_step is None else first_step,
+                    _MOST if last_step is None else last_step,
                     None if ranks is None else json.dumps(list(ranks)),
                     attempt if isinstance(attempt, int) else None,
                 ),
@@ -393,18 +403,21 @@ class SqliteStore:
         first_bucket: int | None = None,
         last_bucket: int | None = None,
         ranks: Sequence[int] | None = None,
+        with_sketches: bool = True,
     ) -> list[RollupRow]:
+        *columns, sketch = columns_of(RollupRow)
+        wanted = ", ".join([*columns, sketch if with_sketches else "x''"])
         with self._file(run_id).reading() as db:
             rows = db.execute(
-                f"SELECT {', '.join(columns_of(RollupRow))} FROM rollup WHERE level = ?1 "
+                f"SELECT {wanted} FROM rollup WHERE level = ?1 "
                 "AND key IN (SELECT value FROM json_each(?2)) "
-                "AND (?3 IS NULL OR bucket >= ?3) AND (?4 IS NULL OR bucket <= ?4) "
+                "AND bucket BETWEEN ?3 AND ?4 "
                 "AND (?5 IS NULL OR rank IN (SELECT value FROM json_each(?5)))",
                 (
                     level,
                     json.dumps(list(keys)),
-                    first_bucket,
-                    last_bucket,
+                    _LEAST if first_bucket is None else first_bucket,
+                    _MOST if last_bucket is None else last_bucket,
                     None if ranks is None else json.dumps(list(ranks)),
                 ),
             ).fetchall()

@@ -446,6 +446,13 @@ def test_roll_ups_are_replaced_with_the_state_that_they_make_right(store: Store)
     assert store.rollups(run_id, ["loss"], 100) == [changed, *rows[1:5]]
 
 
+def test_roll_ups_can_be_read_without_their_sketches(store: Store) -> None:
+    run_id = stored_run(store)
+    store.replace_rollups(run_id, [rollup_row()], [], RollupState(cursor=1), RollupState())
+    bare = store.rollups(run_id, ["loss"], 100, with_sketches=False)
+    assert bare == [rollup_row(sketch=b"")]
+
+
 def test_a_refresh_that_another_one_overtook_writes_nothing(store: Store) -> None:
     run_id = stored_run(store)
     store.replace_rollups(run_id, [rollup_row()], [], RollupState(cursor=5), RollupState())
