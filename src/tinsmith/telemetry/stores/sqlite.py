@@ -74,7 +74,14 @@ _INSERT_EVENT = insert_statement("event", Event, "IGNORE")
 _INSERT_SAMPLE = insert_statement("sample", SampleText, "IGNORE")
 _INSERT_ARTIFACT = insert_statement("artifact", Artifact, "REPLACE")
 _INSERT_ALERT = insert_statement("alert", Alert, "REPLACE")
-_INSERT_ROLLUP = insert_statement("rollup", RollupRow, "REPLACE")
+_ROLLUP_COLUMNS = columns_of(RollupRow)[:-1]
+_INSERT_ROLLUP = (
+    f"INSERT OR REPLACE INTO rollup ({', '.join(_ROLLUP_COLUMNS)}) "
+    f"VALUES ({', '.join('?' * len(_ROLLUP_COLUMNS))})"
+)
+_INSERT_SKETCH = (
+    "INSERT OR REPLACE INTO rollup_sketch (key, rank, level, bucket, sketch) VALUES (?, ?, ?, ?, ?)"
+)
 _INSERT_ATTEMPT = insert_statement("attempt", Attempt, "REPLACE")
 _INSERT_INTERVAL = insert_statement("interval", Interval, "REPLACE").replace(" index,", ' "index",')
 
@@ -405,14 +412,15 @@ class SqliteStore:
         ranks: Sequence[int] | None = None,
         with_sketches: bool = True,
     ) -> list[RollupRow]:
-        *columns, sketch = columns_of(RollupRow)
-        wanted = ", ".join([*columns, sketch if with_sketches else "x''"])
+        columns = ", ".join([*_ROLLUP_COLUMNS, "sketch" if with_sketches else "x''"])
+        source = "rollup NATURAL JOIN rollup_sketch" if with_sketches else "rollup"
         with self._file(run_id).reading() as db:
             rows = db.execute(
-                f"SELECT {wanted} FROM rollup WHERE level = ?1 "
-                "AND key IN (SELECT value FROM json_each(?2)) "
+                f"SELECT {columns} FROM {source} "
+                "WHERE level = ?1 AND key IN (SELECT value FROM json_each(?2)) "
                 "AND bucket BETWEEN ?3 AND ?4 "
-                "AND (?5 IS NULL OR rank IN (SELECT value FROM json_each(?5)))",
+                "AND (?5 IS NULL OR rank IN (SELECT value FROM json_each(?5))) "
+                "ORDER BY key, bucket, rank",
                 (
                     level,
                     json.dumps(list(keys)),
@@ -421,9 +429,9 @@ class SqliteStore:
                     None if ranks is None else json.dumps(list(ranks)),
                 ),
             ).fetchall()
-        order = {key: position for position, key in enumerate(keys)}
         found = [RollupRow._make(_with_nan(row) if None in row else row) for row in rows]
-        return sorted(found, key=lambda row: (order[row.key], row.bucket, row.rank))
+        order = {key: position for position, key in enumerate(keys)}
+        return sorted(found, key=lambda row: order[row.key]) if len(order) > 1 else found
 
     def rollup_state(self, run_id: str) -> RollupState:
         with self._file(run_id).reading() as db:
@@ -440,11 +448,14 @@ class SqliteStore:
         with self._file(run_id).writing() as db:
             if _rollup_state(db) != expected:
                 return False
-            db.executemany(
-                "DELETE FROM rollup WHERE key = ? AND rank = ? AND level = ? AND bucket = ?",
-                emptied,
-            )
-            db.executemany(_INSERT_ROLLUP, rows)
+            gone, written = list(emptied), list(rows)
+            for table in ("rollup", "rollup_sketch"):
+                db.executemany(
+                    f"DELETE FROM {table} WHERE key = ? AND rank = ? AND level = ? AND bucket = ?",
+                    gone,
+                )
+            db.executemany(_INSERT_ROLLUP, [row[:-1] for row in written])
+            db.executemany(_INSERT_SKETCH, [(*row[:4], row.sketch) for row in written])
             text = json.dumps({"cursor": state.cursor, "cuts": dict(state.cuts)})
             db.execute("INSERT OR REPLACE INTO state VALUES ('rollups', ?)", (text,))
             return True
