@@ -2,9 +2,10 @@ r"""Any model's own chat template, run by transformers in its sandbox; loss mask
 
 For families without a renderer here. What the template writes is what is tokenized; where each
 message stands in it is found with markers (`outlines.py`). A reply starts where the prompt of the
-messages before it ends, and ends with the first end-of-turn token after its text. What cannot be
-told for certain is refused, never guessed: a text that the template rewrites, a final thought that
-it drops, an answer without end token.
+messages before it ends, and ends with the first end-of-turn token after its text. Some families
+(GLM) have no such token: there an answer ends with the token of the next speaker, which is trained
+with it, as their own renderers have it. What cannot be told for certain is refused, never guessed:
+a text that the template rewrites, a final thought that it drops, an answer that nothing ends.
 
 Not as able as a family's own renderer: thinking and calls are read back only in the common forms
 (`<think>`, JSON or `<function=>` between `<tool_call>` tags), and every example runs the template
@@ -14,11 +15,13 @@ several times.
 from __future__ import annotations
 
 import re
-from typing import Any, ClassVar, Literal
+from dataclasses import replace
+from typing import Any, ClassVar, Literal, NamedTuple
 
 from tinsmith.core.errors import ConfigError, missing_extra
 from tinsmith.renderers.base import Renderer
 from tinsmith.renderers.chats import Chat, Feature, Turn
+from tinsmith.renderers.glm import PAIR_CALLS
 from tinsmith.renderers.messages import RendererError
 from tinsmith.renderers.outlines import Outline, TemplateMessage, find_outline, template_messages
 from tinsmith.renderers.qwen3 import JSON_CALLS
@@ -30,6 +33,13 @@ from tinsmith.renderers.xml_calls import CALL_TAGS, read_xml_call
 
 _QUESTION: TemplateMessage = {"role": "user", "content": "zqQuestionqz"}
 _ANSWER: TemplateMessage = {"role": "assistant", "content": "zqAnswerqz"}
+_CALL_NAME = "zqCallqz"
+_CALL: TemplateMessage = {
+    "role": "assistant",
+    "content": "",
+    "tool_calls": [{"type": "function", "function": {"name": _CALL_NAME, "arguments": {}}}],
+}
+_RESULT: TemplateMessage = {"role": "tool", "name": "zqFunctionqz", "content": "zqResultqz"}
 
 
 class ChatTemplateRenderer(Renderer):
@@ -71,8 +81,15 @@ class ChatTemplateRenderer(Renderer):
         self._controls = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
         self._check_tokenizer()
         self._opening = self._find_opening()
-        self._ends = self._find_ends()
+        self._history_opening = self._find_history_opening()
+        self._speakers = self._find_speakers()
+        self._ends = (
+            self._find_ends() if self._speakers is None else [*filter(None, self._speakers)]
+        )
         self._stop_ids = [self._encoder.control_ids[token] for token in self._ends]
+        eos = tokenizer.eos_token_id
+        if self._speakers is not None and eos is not None and eos not in self._stop_ids:
+            self._stop_ids.append(eos)  # where nobody else speaks, a model may end all text
         self.has_extension_property = self._extends()
 
     # ------------------------------------------------------------------------------ writing
@@ -97,23 +114,41 @@ class ChatTemplateRenderer(Renderer):
                 hint="use the family's own renderer",
             )
 
+    def write_overlap(self, chat: Chat, script: Script) -> None:
+        if self._speakers is None or chat.last is None or chat.last.role != "assistant":
+            return
+        after_text, after_calls = self._speakers
+        if chat.last.tool_calls and after_calls is None:
+            raise RendererError(
+                f"message {chat.last.index}: the chat template has no token after tool calls, so "
+                "nothing ends this answer",
+                field="tool_calls",
+                hint="use the family's own renderer",
+                message_index=chat.last.index,
+            )
+        script.end(after_calls if after_calls and chat.last.tool_calls else after_text)
+
     def make_reader(self) -> ReplyReader:
         form = ReplyFormat(think=None)
         if "<function=" in self._template:
             form = ReplyFormat(
                 think=None, call=CALL_TAGS, read_calls=read_xml_call, before_call="\n\n"
             )
+        elif "<arg_key>" in self._template:
+            before_call = "\n" if r"\n<tool_call>" in self._template else ""
+            form = replace(PAIR_CALLS, think=None, before_call=before_call)
         elif "<tool_call>" in self._template and '"arguments"' in self._template:
             form = JSON_CALLS
         if "</think>" not in self._template:
             return form.reader()
-        is_prefilled = self._opening.rstrip().endswith("<think>")
-        return ReplyFormat(
-            is_prefilled=is_prefilled,
-            call=form.call,
-            read_calls=form.read_calls,
-            before_call=form.before_call,
+        reader = replace(
+            form,
+            think=("<think>", "</think>"),
+            is_prefilled=self._opening.rstrip().endswith("<think>"),
         ).reader()
+        if self._opening.endswith("</think>"):
+            reader.feed("<think></think>")  # what the prompt holds: a line break may follow it
+        return reader
 
     def check_target(self, chat: Chat) -> None:
         """The answer must continue the very prompt that a sampler would get."""
@@ -159,11 +194,16 @@ class ChatTemplateRenderer(Renderer):
         """Where a message's output starts and ends in the text."""
         found = outline.of(turn.index)
         start, last = found[0].start, found[-1].end
-        if turn.role == "assistant" and self._opening:
-            place = outline.text.rfind(self._opening, position, start)
-            start = place + len(self._opening) if place >= 0 else start
+        if turn.role == "assistant":
+            for opening in filter(None, (self._opening, self._history_opening)):
+                place = outline.text.rfind(opening, position, start)
+                if place >= 0:
+                    start = place + len(opening)
+                    break
         following = [p.start for p in outline.places if p.start >= last]
         limit = following[0] if following else len(outline.text)
+        if self._speakers is not None:
+            return start, self._end_of_turn(turn, outline.text, last, limit)
         ends = [
             match.end()
             for match in self._controls.finditer(outline.text, last, limit)
@@ -178,6 +218,15 @@ class ChatTemplateRenderer(Renderer):
                 message_index=turn.index,
             )
         return start, last
+
+    def _end_of_turn(self, turn: Turn, text: str, last: int, limit: int) -> int:
+        """Where an output ends if the next speaker ends it: an answer takes that one's token."""
+        if turn.role != "assistant":
+            return last
+        following = self._controls.search(text, last, limit)
+        if following is None:
+            return limit
+        return following.end() if following[0] in self._ends else following.start()
 
     def _write_bos(self, outline: Outline, script: Script) -> int:
         bos = self.tokenizer.bos_token_id
@@ -293,14 +342,43 @@ class ChatTemplateRenderer(Renderer):
             raise self._unusable("a prompt does not begin with what was said before it")
         return opened[len(closed) :]
 
+    def _find_history_opening(self) -> str:
+        """What opens an answer that others follow: some templates take the opened thinking out."""
+        first = self._controls.match(self._opening)
+        text = self._render([_QUESTION, _ANSWER, _QUESTION], [], opens_reply=False)
+        between = text.partition(_ANSWER["content"])[0].partition(_QUESTION["content"])[2]
+        place = -1 if first is None else between.rfind(first[0])
+        return between[place:] if place >= 0 else ""
+
+    def _find_speakers(self) -> _Speakers | None:
+        """What ends an answer if no token of its own does: the tokens of who speaks next."""
+        if self._controls.search(self._after(_ANSWER, [_QUESTION, _ANSWER])):
+            return None
+        asked = self._render([_QUESTION], [], opens_reply=False).partition(_QUESTION["content"])[0]
+        [*_, speaker] = self._controls.findall(asked) or [None]
+        following = self._controls.search(self._after(_ANSWER, [_QUESTION, _ANSWER, _QUESTION]))
+        if speaker is None or following is None or following[0] != speaker:
+            raise self._unusable("no control token ends an answer")
+        try:
+            called = self._render([_QUESTION, _CALL, _RESULT], [], opens_reply=False)
+        except RendererError:  # a template without tools
+            return _Speakers(speaker, None)
+        told = called.partition(_CALL_NAME)[2].partition(_RESULT["content"])[0]
+        [*_, after_calls] = self._controls.findall(told) or [None]
+        return _Speakers(speaker, after_calls)
+
+    def _after(self, message: TemplateMessage, messages: list[TemplateMessage]) -> str:
+        """What stands between a message's text and the next one's."""
+        text = self._render(messages, [], opens_reply=False)
+        after = text.partition(message["content"])[2]
+        return after.partition(_QUESTION["content"])[0]
+
     def _find_ends(self) -> list[str]:
         """Control tokens that end an answer, last or in history."""
         found: list[str] = []
         for messages in ([_QUESTION, _ANSWER], [_QUESTION, _ANSWER, _QUESTION]):
-            text = self._render(messages, [], opens_reply=False)
-            _, answer, after = text.partition(_ANSWER["content"])
-            following = self._controls.search(after.partition(_QUESTION["content"])[0])
-            if not answer or following is None:
+            following = self._controls.search(self._after(_ANSWER, messages))
+            if following is None:
                 raise self._unusable("no control token ends an answer")
             if following[0] not in found:
                 found.append(following[0])
@@ -313,6 +391,8 @@ class ChatTemplateRenderer(Renderer):
             so_far = self._render([_QUESTION, answer], [], opens_reply=False)
             longer = self._render([_QUESTION, answer, _QUESTION], [], opens_reply=True)
             end = max(so_far.rfind(token) + len(token) for token in self._ends)
+            if self._speakers is not None:
+                end = len(so_far)
             if not so_far.startswith(prompt) or not longer.startswith(so_far[:end]):
                 return False
         return True
@@ -333,6 +413,13 @@ class ChatTemplateRenderer(Renderer):
             field="renderer",
             hint="write a renderer for this family (CONTRIBUTING.md)",
         )
+
+
+class _Speakers(NamedTuple):
+    """The tokens of those who speak after the assistant."""
+
+    after_text: str
+    after_calls: str | None
 
 
 def _template_of(tokenizer: Any) -> str:

@@ -16,8 +16,10 @@ Source: chat templates of zai-org/GLM-4.5, GLM-4.7-Flash, GLM-5.1 and GLM-5.2.
 Deviations: a trained last message continues its prompt: `<think>` and then its thinking, or nothing
 and `</think>` (4.7 writes `</think>` alone there). `developer` messages (the templates drop them)
 and images are refused; arguments given as JSON text are read, and a result of several text parts is
-joined. Calls carry no types and the declarations are not known when a reply is read, so an argument
-is read as JSON where it is JSON and as text otherwise: the text `12` comes back as a number.
+joined. The `</think>` that 4.7 and 5.1 leave of a thought in history is header: no model that was
+given `<think>` says it. Calls carry no types and the declarations are not known when a reply is
+read, so an argument is read as JSON where it is JSON and as text otherwise: the text `12` comes
+back as a number.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar, Literal
 
@@ -166,11 +168,10 @@ class GlmRenderer(Renderer):
             script.end(OBSERVATION if chat.last.tool_calls else USER)
 
     def make_reader(self) -> ReplyReader:
-        reader = ReplyFormat(
+        reader = replace(
+            PAIR_CALLS,
             is_prefilled=self.thinks and self.release.is_opened,
             frame="\n" if self.release.is_trimmed else "",
-            call=("<tool_call>", "</tool_call>"),
-            read_calls=_read_call,
             before_call=self.release.line,
         ).reader()
         if not self.thinks:
@@ -218,9 +219,13 @@ class GlmRenderer(Renderer):
         else:
             thinking, text = self._shown(chat, turn, last_user)
             block = self.release.empty if thinking is None else f"<think>{thinking}</think>"
-            opening = self._opening if (line + block).startswith(self._opening) else ""
+            written = line + block
+            opening = self._opening
+            if not written.startswith(opening):
+                # A prompt's `<think>` never goes on as this: what was erased is nobody's output.
+                opening = written if thinking is None else ""
             script.header(opening)
-            script.output((line + block)[len(opening) :])
+            script.output(written[len(opening) :])
         text = text.strip()
         script.output(line + text if text else "")
         for call in turn.tool_calls:
@@ -310,6 +315,10 @@ def _value(text: str) -> Any:
         return json.loads(text)
     except ValueError:
         return text
+
+
+PAIR_CALLS = ReplyFormat(call=("<tool_call>", "</tool_call>"), read_calls=_read_call)
+"""How calls of pairs between tags are read."""
 
 
 def _variants(release: Release, *, keeps: bool = True) -> dict[str, RendererFactory]:

@@ -21,6 +21,10 @@ TEMPLATES = {
     "llama3.1": ("meta-llama__Llama-3.1-8B-Instruct", "llama3", 100),
     "deepseek-r1-0528": ("deepseek-ai__DeepSeek-R1-0528", "deepseek-v3", 60),
     "kimi-k2.5": ("moonshotai__Kimi-K2.5", "kimi-k2", 80),
+    "glm-4.5": ("zai-org__GLM-4.5", "glm-4.5", 110),
+    "glm-4.7": ("zai-org__GLM-4.7-Flash", "glm-4.5", 110),
+    "glm-5.1": ("zai-org__GLM-5.1", "glm-4.5", 110),
+    "glm-5.2": ("zai-org__GLM-5.2", "glm-4.5", 110),
 }
 
 
@@ -55,6 +59,11 @@ def test_tokens_are_the_templates_or_refused(golden: str) -> None:
     assert num_equal >= at_least
 
 
+CHAT: list[Message] = [
+    {"role": "user", "content": "Q"},
+    {"role": "assistant", "content": "A"},
+]
+
 OWN = [f for f in PROVED if not f.renderer_options and not f.label]
 
 
@@ -87,6 +96,92 @@ def test_masks_are_those_of_the_familys_own_renderer(family: Family) -> None:
         pytest.skip(f"the template's answers do not continue its prompt under {family}")
 
 
+GLM = [f for f in OWN if f.tokenizer == "glm-4.5"]
+
+
+@pytest.mark.parametrize("family", GLM, ids=str)
+def test_a_speaker_that_ends_turns_is_found_as_the_familys_own_renderer_has_it(
+    family: Family,
+) -> None:
+    tokenizer = standin(family.tokenizer)
+    own = family.make(tokenizer)
+    generic = ChatTemplateRenderer(
+        tokenizer,
+        chat_template=template_of(family),
+        options=dict(family.options),
+        special_text="control",
+    )
+    assert generic.get_stop_sequences() == own.get_stop_sequences()
+    question: Message = {"role": "user", "content": "Q"}
+    made: Message = {
+        "role": "assistant",
+        "content": "A",
+        "tool_calls": [{"function": {"name": "f", "arguments": {"x": 1}}}],
+    }
+    if not family.options.get("enable_thinking", True):
+        answers = [{"role": "assistant", "content": "A"}, made]
+    else:
+        answers = [{**m, "reasoning_content": "R"} for m in (CHAT[1], made)]
+    for answer, speaker in zip(answers, ("<|user|>", "<|observation|>"), strict=True):
+        chat: list[Any] = [question, answer]
+        theirs, ours = (r.build_supervised_example(chat) for r in (generic, own))
+        assert theirs.model_input == ours.model_input
+        assert np.array_equal(theirs.weights, ours.weights)
+        assert tokenizer.decode(theirs.model_input.to_ints()[-1:]) == speaker
+        prompt = generic.build_generation_prompt([question]).to_ints()
+        tokens = theirs.model_input.to_ints()
+        assert tokens[: len(prompt)] == prompt
+        assert generic.parse_response(tokens[len(prompt) :]) == own.parse_response(
+            tokens[len(prompt) :]
+        )
+
+
+@pytest.mark.parametrize("family", GLM, ids=str)
+def test_random_conversations_have_the_tokens_of_a_template_without_ends(family: Family) -> None:
+    tokenizer = standin(family.tokenizer)
+    template = template_of(family)
+    generic = ChatTemplateRenderer(
+        tokenizer, chat_template=template, options=dict(family.options), special_text="control"
+    )
+    own, num_equal = family.make(tokenizer), 0
+    for number, chat in enumerate(drawn(answered, 40)):
+        messages, tools = fitted(family, own, chat)
+        opens_reply = number % 2 == 0
+        try:
+            tokens = generic.template_tokens(
+                messages, tools=tools, add_generation_prompt=opens_reply
+            )
+        except RendererError:
+            continue
+        assert tokens == tokenizer.apply_chat_template(
+            messages,
+            tools=tools or None,
+            chat_template=template,
+            add_generation_prompt=opens_reply,
+            return_dict=False,
+            **family.options,
+        )
+        num_equal += 1
+    assert num_equal >= 20
+
+
+WITHOUT_ENDS = (
+    "{% for m in messages %}{% if m.role != 'tool' %}<|{{ m.role }}|>{{ m.content }}"
+    "{% for c in m.tool_calls or [] %}{{ c.function.name }}{% endfor %}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+
+def test_calls_that_no_speaker_ends_are_refused() -> None:
+    renderer = ChatTemplateRenderer(standin("glm-4.5"), chat_template=WITHOUT_ENDS)
+    call: Any = {"function": {"name": "f", "arguments": {}}}
+    made: Message = {"role": "assistant", "content": "A", "tool_calls": [call]}
+    with pytest.raises(RendererError, match=r"message 1: .* no token after tool calls"):
+        renderer.build_supervised_example([CHAT[0], made])
+    tokens = renderer.build_supervised_example(CHAT).model_input.to_ints()
+    assert renderer.tokenizer.decode(tokens) == "<|user|>Q<|assistant|>A<|user|>"
+
+
 UNSTABLE = (
     "{% for m in messages %}{{ m.content }}<|im_end|>{% endfor %}"
     "{{ '' if add_generation_prompt else '.' }}"
@@ -100,12 +195,6 @@ def modes(family: Family) -> int:
     """
     erases = family.renderer in ("kimi_k2", "nemotron3", "nemotron3_low_thinking")
     return 1 if erases else 2
-
-
-CHAT: list[Message] = [
-    {"role": "user", "content": "Q"},
-    {"role": "assistant", "content": "A"},
-]
 
 
 @pytest.mark.parametrize(

@@ -56,6 +56,22 @@ def test_the_token_after_an_answer_in_the_middle_is_trained_with_it() -> None:
     assert users == "QQ"
 
 
+@pytest.mark.parametrize(
+    ("name", "trained"),
+    [
+        ("glm4_5", "\n<think></think>\nA<|user|>\n<think>R</think>\nA<|user|>"),
+        ("glm4_7", "A<|user|>R</think>A<|user|>"),
+        ("glm5_1", "A<|user|>R</think>A<|user|>"),
+        ("glm5_2", "</think>A<|user|>R</think>A<|user|>"),
+    ],
+)
+def test_a_block_that_history_erases_is_trained_only_where_a_prompt_could_go_on_with_it(
+    name: str, trained: str
+) -> None:
+    messages = [QUESTION, THOUGHT, QUESTION, THOUGHT]
+    assert trained_text(name, messages, "all_assistant_messages") == trained
+
+
 CALL: Message = {
     "role": "assistant",
     "content": "Sure.",
