@@ -26,10 +26,10 @@ text the tags are letters, unless they frame thinking at the beginning of an ans
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from tinsmith.renderers.base import Renderer, RendererFactory
 from tinsmith.renderers.chatml import IM_END, IM_START, close_turn, open_turn
@@ -40,15 +40,13 @@ from tinsmith.renderers.replies import ReplyReader
 from tinsmith.renderers.scripts import Part, Script
 from tinsmith.renderers.tagged_replies import ReplyFormat
 from tinsmith.renderers.tokenizers import Tokenizer
-from tinsmith.renderers.tool_calls import to_json
 from tinsmith.renderers.xml_calls import (
     CALL_INSTRUCTIONS,
     CALL_TAGS,
-    extra_keys,
     json_unless_scalar,
     read_xml_call,
     xml_call,
-    xml_parameter,
+    xml_function,
 )
 
 THINK, END_THINK = "<think>", "</think>"
@@ -236,31 +234,9 @@ def _write_result(chat: Chat, turn: Turn, script: Script) -> None:
 
 
 def _declared(tools: Sequence[ToolSpec]) -> str:
-    declared = "".join(map(_function, tools))
+    declared = "".join(xml_function(tool, json_unless_scalar, has_lists=True) for tool in tools)
     opening = "# Tools\n\nYou have access to the following functions:\n\n<tools>"
     return f"{opening}{declared}\n</tools>"
-
-
-def _function(tool: ToolSpec) -> str:
-    function: Mapping[str, Any] = tool["function"]
-    text = f"\n<function>\n<name>{function['name']}</name>"
-    if "description" in function:
-        text += f"\n<description>{str(function['description']).strip()}</description>"
-    text += "\n<parameters>"
-    parameters = function.get("parameters")
-    if isinstance(parameters, Mapping):
-        properties = parameters.get("properties")
-        if isinstance(properties, Mapping):
-            text += "".join(
-                xml_parameter(name, fields, json_unless_scalar, has_enum=True)
-                for name, fields in properties.items()
-            )
-        text += extra_keys(parameters, {"type", "properties", "required"}, json_unless_scalar)
-        if "required" in parameters:
-            text += f"\n<required>{to_json(parameters['required'])}</required>"
-    text += "\n</parameters>"
-    known = {"type", "name", "description", "parameters"}
-    return f"{text}{extra_keys(function, known, json_unless_scalar)}\n</function>"
 
 
 _ULTRA = partial(Nemotron3Renderer, release=ULTRA)

@@ -25,7 +25,7 @@ from functools import partial
 from typing import Any, ClassVar, Literal
 
 from tinsmith.renderers.base import Renderer, RendererFactory
-from tinsmith.renderers.chatml import IM_END, IM_START, close_turn, open_turn
+from tinsmith.renderers.chatml import IM_END, close_turn, open_turn
 from tinsmith.renderers.chats import Chat, Feature, Turn
 from tinsmith.renderers.messages import RendererError
 from tinsmith.renderers.pictures import PatchGrid
@@ -37,9 +37,8 @@ from tinsmith.renderers.qwen3 import (
     write_think_block,
 )
 from tinsmith.renderers.qwen3_vl import (
-    IMAGE_PAD,
-    VISION_END,
-    VISION_START,
+    CONTROL_TOKENS,
+    refuse_late_system,
     refuse_pictures,
     write_parts,
     write_result_with_parts,
@@ -114,13 +113,7 @@ class Qwen35Renderer(Renderer):
     name = "qwen3_5"
     roles: ClassVar[tuple[str, ...]] = ("system", "user", "assistant", "tool")
     features = frozenset({Feature.THINKING, Feature.TOOLS, Feature.IMAGES})
-    control_tokens: ClassVar[tuple[str, ...]] = (
-        IM_START,
-        IM_END,
-        VISION_START,
-        VISION_END,
-        IMAGE_PAD,
-    )
+    control_tokens: ClassVar[tuple[str, ...]] = CONTROL_TOKENS
     stop_tokens: ClassVar[tuple[str, ...]] = (IM_END,)
 
     def __init__(  # keywords, each an independent choice
@@ -161,13 +154,7 @@ class Qwen35Renderer(Renderer):
                 write_parts(trimmed(turn).parts, script)
                 close_turn(script)
             elif turn.index:
-                raise RendererError(
-                    f"message {turn.index}: {self.name} takes a system message at the beginning "
-                    "only",
-                    field="role",
-                    hint="move it to the front, or make a user message of it",
-                    message_index=turn.index,
-                )
+                refuse_late_system(turn, self.name)
 
     def write_opening(self, chat: Chat, role: str, script: Script) -> None:
         open_turn(script, role)

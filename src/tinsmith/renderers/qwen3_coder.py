@@ -11,8 +11,8 @@ text parts are joined (it refuses them).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from typing import ClassVar
 
 from tinsmith.renderers.base import Renderer, RendererFactory
 from tinsmith.renderers.chatml import IM_END, IM_START, close_turn, open_turn
@@ -24,11 +24,10 @@ from tinsmith.renderers.tagged_replies import ReplyFormat
 from tinsmith.renderers.xml_calls import (
     CALL_INSTRUCTIONS,
     CALL_TAGS,
-    extra_keys,
     json_if_object,
     read_xml_call,
     xml_call,
-    xml_parameter,
+    xml_function,
 )
 
 DEFAULT_SYSTEM = (
@@ -93,30 +92,9 @@ def write_tool_result(chat: Chat, turn: Turn, script: Script) -> None:
 
 def declare_tools(tools: Sequence[ToolSpec]) -> str:
     """The tools section of the system message."""
-    declared = "".join(map(_declared, tools))
+    declared = "".join(xml_function(tool, json_if_object) for tool in tools)
     opening = "\n\nYou have access to the following functions:\n\n<tools>"
     return f"{opening}{declared}\n</tools>{CALL_INSTRUCTIONS}"
-
-
-def _declared(tool: ToolSpec) -> str:
-    function: Mapping[str, Any] = tool["function"]
-    text = f"\n<function>\n<name>{function['name']}</name>"
-    if "description" in function:
-        text += f"\n<description>{str(function['description']).strip()}</description>"
-    parameters = function.get("parameters")
-    text += "\n<parameters>"
-    if isinstance(parameters, Mapping):
-        properties = parameters.get("properties")
-        if isinstance(properties, Mapping):
-            text += "".join(
-                xml_parameter(name, fields, json_if_object) for name, fields in properties.items()
-            )
-        text += extra_keys(parameters, {"type", "properties"}, json_if_object)
-    text += "\n</parameters>"
-    return f"{text}{extra_keys(function, _KNOWN_OF_A_FUNCTION, json_if_object)}\n</function>"
-
-
-_KNOWN_OF_A_FUNCTION = {"type", "name", "description", "parameters"}
 
 
 RENDERERS: dict[str, RendererFactory] = {"qwen3_coder": Qwen3CoderRenderer}

@@ -27,6 +27,7 @@ from tinsmith.renderers.tokenizers import Tokenizer
 VISION_START = "<|vision_start|>"
 VISION_END = "<|vision_end|>"
 IMAGE_PAD = "<|image_pad|>"
+CONTROL_TOKENS = (IM_START, IM_END, VISION_START, VISION_END, IMAGE_PAD)
 
 
 class Qwen3VLRenderer(Renderer):
@@ -43,13 +44,7 @@ class Qwen3VLRenderer(Renderer):
     name = "qwen3_vl_instruct"
     roles: ClassVar[tuple[str, ...]] = ("system", "user", "assistant", "tool")
     features = frozenset({Feature.TOOLS, Feature.IMAGES})
-    control_tokens: ClassVar[tuple[str, ...]] = (
-        IM_START,
-        IM_END,
-        VISION_START,
-        VISION_END,
-        IMAGE_PAD,
-    )
+    control_tokens: ClassVar[tuple[str, ...]] = CONTROL_TOKENS
     stop_tokens: ClassVar[tuple[str, ...]] = (IM_END,)
 
     def __init__(
@@ -82,13 +77,7 @@ class Qwen3VLRenderer(Renderer):
                 write_json_calls(turn, turn.text, script)
                 close_turn(script)
             elif turn.index:
-                raise RendererError(
-                    f"message {turn.index}: {self.name} takes a system message at the beginning "
-                    "only",
-                    field="role",
-                    hint="move it to the front, or make a user message of it",
-                    message_index=turn.index,
-                )
+                refuse_late_system(turn, self.name)
 
     def write_opening(self, chat: Chat, role: str, script: Script) -> None:
         open_turn(script, role)
@@ -142,6 +131,16 @@ def write_parts(
         script.control(VISION_START, Part.OUTPUT)
         script.picture(part.image, IMAGE_PAD)
         script.control(VISION_END, Part.OUTPUT)
+
+
+def refuse_late_system(turn: Turn, name: str) -> None:
+    """Refuse a system message that is not the first: the templates drop or refuse it."""
+    raise RendererError(
+        f"message {turn.index}: {name} takes a system message at the beginning only",
+        field="role",
+        hint="move it to the front, or make a user message of it",
+        message_index=turn.index,
+    )
 
 
 RENDERERS: dict[str, RendererFactory] = {"qwen3_vl_instruct": Qwen3VLRenderer}

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from tinsmith.renderers.messages import ToolCall, UnparsedToolCall
+from tinsmith.renderers.messages import ToolCall, ToolSpec, UnparsedToolCall
 from tinsmith.renderers.tool_calls import arguments_object, made_call, to_json, unparsed
 
 CALL_TAGS = ("<tool_call>", "</tool_call>")
@@ -48,7 +48,37 @@ def json_if_object(value: Any) -> str:
     return to_json(value) if isinstance(value, Mapping) else str(value)
 
 
-def xml_parameter(
+def xml_function(tool: ToolSpec, write_value: WriteValue, *, has_lists: bool = False) -> str:
+    """The declaration of a function, in nested tags.
+
+    Args:
+        tool: The function.
+        write_value: How values of a schema are written.
+        has_lists: Whether choices and required names are JSON lists in tags of their own.
+    """
+    function: Mapping[str, Any] = tool["function"]
+    text = f"\n<function>\n<name>{function['name']}</name>"
+    if "description" in function:
+        text += f"\n<description>{str(function['description']).strip()}</description>"
+    text += "\n<parameters>"
+    parameters = function.get("parameters")
+    if isinstance(parameters, Mapping):
+        properties = parameters.get("properties")
+        if isinstance(properties, Mapping):
+            text += "".join(
+                _xml_parameter(name, fields, write_value, has_enum=has_lists)
+                for name, fields in properties.items()
+            )
+        last = {"required"} if has_lists else set[str]()
+        text += _extra_keys(parameters, {"type", "properties"} | last, write_value)
+        if has_lists and "required" in parameters:
+            text += f"\n<required>{to_json(parameters['required'])}</required>"
+    text += "\n</parameters>"
+    known = {"type", "name", "description", "parameters"}
+    return f"{text}{_extra_keys(function, known, write_value)}\n</function>"
+
+
+def _xml_parameter(
     name: str, fields: Mapping[str, Any], write_value: WriteValue, *, has_enum: bool = False
 ) -> str:
     """The declaration of one parameter; with `has_enum` its choices have a tag of their own."""
@@ -64,10 +94,10 @@ def xml_parameter(
         known.add("enum")
         if "enum" in fields:
             text += f"\n<enum>{to_json(fields['enum'])}</enum>"
-    return f"{text}{extra_keys(fields, known, write_value)}\n</parameter>"
+    return f"{text}{_extra_keys(fields, known, write_value)}\n</parameter>"
 
 
-def extra_keys(fields: Mapping[str, Any], known: set[str], write_value: WriteValue) -> str:
+def _extra_keys(fields: Mapping[str, Any], known: set[str], write_value: WriteValue) -> str:
     """Whatever else a schema says, each key between tags."""
     return "".join(
         f"\n<{key}>{write_value(value)}</{key}>"

@@ -5,27 +5,14 @@ from typing import Any
 import pytest
 
 from tests.unit.renderers.families import standin
-from tinsmith.renderers import Message, ParseTermination, Renderer, RendererError, get_renderer
+from tests.unit.renderers.subject import Subject
+from tinsmith.renderers import Message, ParseTermination, RendererError
 
 QUESTION: Message = {"role": "user", "content": "Q"}
 PLAIN: Message = {"role": "assistant", "content": "A"}
 THOUGHT: Message = {**PLAIN, "reasoning_content": "R"}
-
-
-def renderer(name: str, **options: Any) -> Renderer:
-    return get_renderer(name, standin("glm-4.5"), **options)
-
-
-def ids(text: str) -> list[int]:
-    return standin("glm-4.5").encode(text, add_special_tokens=False)
-
-
-def trained_text(name: str, messages: list[Message], what: str = "last_assistant_message") -> str:
-    example = renderer(name).build_supervised_example(messages, what)
-    tokens = example.model_input.to_ints()
-    return standin("glm-4.5").decode(
-        [token for token, weight in zip(tokens, example.weights, strict=True) if weight]
-    )
+SUBJECT = Subject("glm-4.5")
+renderer, ids, trained_text = SUBJECT.renderer, SUBJECT.ids, SUBJECT.trained_text
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from tests.unit.renderers.families import standin
-from tinsmith.renderers import Message, ParseTermination, Renderer, RendererError, get_renderer
+from tests.unit.renderers.subject import Subject
+from tinsmith.renderers import Message, ParseTermination, RendererError
 from tinsmith.renderers.kimi import RENDERERS
 from tinsmith.renderers.pictures import PaddedGrid
 
@@ -13,22 +14,8 @@ QUESTION: Message = {"role": "user", "content": "Q"}
 THOUGHT: Message = {"role": "assistant", "content": "A", "reasoning_content": "R"}
 ASKED = "<|im_user|>user<|im_middle|>Q<|im_end|>"
 OPENED = "<|im_assistant|>assistant<|im_middle|>"
-
-
-def renderer(name: str, **options: Any) -> Renderer:
-    return get_renderer(name, standin("kimi-k2"), **options)
-
-
-def ids(text: str) -> list[int]:
-    return standin("kimi-k2").encode(text, add_special_tokens=False)
-
-
-def trained_text(name: str, messages: list[Message], what: str = "last_assistant_message") -> str:
-    example = renderer(name).build_supervised_example(messages, what)
-    tokens = example.model_input.to_ints()
-    return standin("kimi-k2").decode(
-        [token for token, weight in zip(tokens, example.weights, strict=True) if weight]
-    )
+SUBJECT = Subject("kimi-k2")
+renderer, ids, trained_text = SUBJECT.renderer, SUBJECT.ids, SUBJECT.trained_text
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from tests.unit.renderers.families import standin
-from tinsmith.renderers import Message, ParseTermination, Renderer, RendererError, get_renderer
+from tests.unit.renderers.subject import Subject
+from tinsmith.renderers import Message, ParseTermination, RendererError
 
 QUESTION: Message = {"role": "user", "content": "Q"}
 PLAIN: Message = {"role": "assistant", "content": "A"}
@@ -13,22 +13,8 @@ THOUGHT: Message = {**PLAIN, "reasoning_content": "R"}
 SYSTEM = "<|im_start|>system\n<|im_end|>\n"
 ASKED = "<|im_start|>user\nQ<|im_end|>\n"
 OPENED = "<|im_start|>assistant\n"
-
-
-def renderer(name: str, **options: Any) -> Renderer:
-    return get_renderer(name, standin("nemotron3"), **options)
-
-
-def ids(text: str) -> list[int]:
-    return standin("nemotron3").encode(text, add_special_tokens=False)
-
-
-def trained_text(name: str, messages: list[Message], what: str = "last_assistant_message") -> str:
-    example = renderer(name).build_supervised_example(messages, what)
-    tokens = example.model_input.to_ints()
-    return standin("nemotron3").decode(
-        [token for token, weight in zip(tokens, example.weights, strict=True) if weight]
-    )
+SUBJECT = Subject("nemotron3")
+renderer, ids, trained_text = SUBJECT.renderer, SUBJECT.ids, SUBJECT.trained_text
 
 
 @pytest.mark.parametrize(
