@@ -151,7 +151,7 @@ def _print_lengths(report: "DataReport") -> None:
     found = report.length_percentiles
     print(
         f"\nlength in tokens: {found['p0']} to {found['p100']}, median {found['p50']}, "
-        f"90% below {found['p90']}, 99% below {found['p99']}"
+        f"90% up to {found['p90']}, 99% up to {found['p99']}"
     )
     most = max(bin_.num_conversations for bin_ in report.lengths)
     width = len(f"{report.lengths[-1].end - 1:,}")

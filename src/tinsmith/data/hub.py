@@ -77,12 +77,29 @@ def preset(name: str) -> HubDataset:
 
 
 def find_dataset(name: str) -> HubDataset:
-    """A data set by preset, Hub id (`owner/name`, `@revision` after it) or directory."""
+    """A data set by preset, Hub id (`owner/name`, `@revision` after it) or directory.
+
+    Raises:
+        UnknownNameError: No such preset.
+        DataError: The directory does not exist, or a revision of one is asked for.
+    """
     if "/" not in name:
         return preset(name)
     if Path(name).expanduser().is_dir():
         return HubDataset(str(Path(name).expanduser()))
     hub, _, revision = name.partition("@")
+    if Path(hub).expanduser().is_dir():
+        raise DataError(
+            f"data={PREFIX}{name}: a directory has no revision",
+            field="data",
+            hint="leave it out, or name the data set on the Hub",
+        )
+    if hub.startswith(("/", "./", "../", "~")):
+        raise DataError(
+            f"data={PREFIX}{name}: the directory does not exist",
+            field="data",
+            hint="check the path",
+        )
     known = next((known for known in _presets().values() if known.hub == hub), HubDataset(hub))
     return replace(known, revision=revision or None)
 
@@ -160,7 +177,7 @@ def load_split(source: HubDataset, split: str) -> Iterable[Any]:
     try:
         folder = Path(source.hub)
         if (folder / "dataset_info.json").exists() or (folder / "dataset_dict.json").exists():
-            return _saved(datasets.load_from_disk(str(folder)), split)
+            return _saved(datasets.load_from_disk(str(folder)), split, source.train)
         return datasets.load_dataset(
             source.hub, source.config, split=split, revision=source.revision
         )
@@ -173,13 +190,28 @@ def load_split(source: HubDataset, split: str) -> Iterable[Any]:
         ) from error
 
 
-def _saved(found: Any, split: str) -> Any:
+def _saved(found: Any, split: str, default: str) -> Any:
+    """A split of what `save_to_disk` wrote, or a part of one (`train[:1000]`).
+
+    A single table is the split that it says it is, and the one to train on.
+
+    Raises:
+        ValueError: No such split, or not the form of one.
+    """
+    import datasets
+
     # Any: a Dataset, or a DatasetDict of them.
-    if not isinstance(found, Mapping):
-        return found
-    if split not in found:
-        raise KeyError(f"it has the splits {', '.join(found)}")
-    return found[split]
+    if isinstance(found, Mapping):
+        tables: Mapping[str, Any] = found
+    else:
+        tables = {default: found, str(found.split or default): found}
+    parts = [
+        tables[part.splitname].select(range(part.from_, part.to))
+        for part in datasets.ReadInstruction.from_spec(split).to_absolute(
+            {name: len(table) for name, table in tables.items()}
+        )
+    ]
+    return parts[0] if len(parts) == 1 else datasets.concatenate_datasets(parts)
 
 
 def _from_sharegpt(turns: Any, system: Any) -> Any:

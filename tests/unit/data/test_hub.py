@@ -76,7 +76,7 @@ def test_a_saved_data_set_loads_with_its_splits(tmp_path: Path) -> None:
     }
     datasets.DatasetDict(splits).save_to_disk(str(tmp_path / "saved"))
     assert len(open_conversations(f"hf:{tmp_path / 'saved'}:test")) == 2
-    with pytest.raises(DataError, match="it has the splits train, test"):
+    with pytest.raises(DataError, match=r"Unknown split .*'train', 'test'"):
         open_conversations(f"hf:{tmp_path / 'saved'}:validation")
 
 
@@ -169,3 +169,29 @@ def test_columns_that_nothing_is_made_of_may_hold_anything(tmp_path: Path) -> No
     datasets.Dataset.from_list([{"text": "x"}]).save_to_disk(str(tmp_path / "other"))
     with pytest.raises(DataError, match=r":1: messages is missing \(keys here: text\)"):
         open_conversations(f"hf:{tmp_path / 'other'}")
+
+
+def test_a_part_of_a_saved_set_is_that_part(tmp_path: Path) -> None:
+    one, several = tmp_path / "one", tmp_path / "several"
+    table = datasets.Dataset.from_list(no_robots_rows(10))
+    table.save_to_disk(str(one))
+    datasets.DatasetDict({"train": table, "test": table.select([8, 9])}).save_to_disk(str(several))
+
+    def questions(name: str) -> list[Any]:
+        return [row.messages[0]["content"] for row in open_conversations(name)]
+
+    everything = questions(f"hf:{one}")
+    assert len(everything) == 10
+    assert questions(f"hf:{one}:train[:3]") == everything[:3]
+    assert questions(f"hf:{several}:train[50%:]") == everything[5:]
+    assert questions(f"hf:{several}:test+train[:1]") == [*everything[8:], everything[0]]
+    for name in (f"hf:{one}:test", f"hf:{several}:valid", f"hf:{one}:train[x"):
+        with pytest.raises(DataError, match="could not be loaded"):
+            open_conversations(name)
+
+
+def test_a_folder_that_is_not_there_or_has_no_revisions_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="nowhere: the directory does not exist"):
+        open_conversations(f"hf:{tmp_path}/nowhere")
+    with pytest.raises(DataError, match="a directory has no revision"):
+        open_conversations(f"hf:{tmp_path}@main")
