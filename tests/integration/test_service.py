@@ -251,6 +251,8 @@ def test_bad_lane_requests_name_the_field(
         ({"params": {"top_p": 0}}, "sampling_params.top_p"),
         ({"params": {"max_tokens": 10**6}}, "sampling_params.max_tokens"),
         ({"params": {"stop": [""]}}, "sampling_params.stop"),
+        ({"params": {"stop": [1, 10**6]}}, "sampling_params.stop"),
+        ({"prompt_logprobs": "false"}, "prompt_logprobs"),
         ({"topk_prompt_logprobs": 129}, "topk_prompt_logprobs"),
         ({"topk_sample_logprobs": 129}, "topk_sample_logprobs"),
         ({"topk_sample_logprobs": -1}, "topk_sample_logprobs"),

@@ -222,7 +222,14 @@ def _check_marks(
     spec: LossInputs, checked: Mapping[str, npt.NDArray[Any]], datum_index: int
 ) -> None:
     mask = spec.averaged_over
-    if mask is not None and not checked[mask].any() and checked[spec.signal].any():
+    if mask is None:
+        return
+    marks = checked[mask]
+    if not np.isin(marks, (0, 1)).all():
+        where = tuple(int(i) for i in np.argwhere(~np.isin(marks, (0, 1)))[0])
+        problem = f"value {marks[where]:g} at position {where[0]} must be 0 or 1: a mark, no weight"
+        raise _bad_input(datum_index, mask, problem)
+    if not marks.any() and checked[spec.signal].any():
         raise _bad_input(
             datum_index, mask, f"marks no token; {spec.name} takes a mean over those it marks"
         )

@@ -34,6 +34,11 @@ class _Feed:
     events: deque[Completion] = field(default_factory=deque[Completion])
     news: asyncio.Event = field(default_factory=asyncio.Event)
 
+    def add(self, request_id: str, size_bytes: int | None, at_s: float) -> None:
+        """Appends an event."""
+        self.cursor += 1
+        self.events.append(Completion(self.cursor, request_id, size_bytes, at_s))
+
 
 class CompletionFeeds:
     """The feeds of all sampling sessions. Lives on the event loop."""
@@ -41,17 +46,33 @@ class CompletionFeeds:
     def __init__(self, keep_s: float) -> None:
         self._keep_s = keep_s
         self._feeds: dict[tuple[str, int], _Feed] = {}
+        self._inherited: dict[str, list[tuple[str, int | None]]] = {}
         self._closed = False
 
     def add(self, sampler_id: str, seq_id: int, request_id: str, size_bytes: int | None) -> None:
         """Notes that a request finished, and wakes its client."""
-        feed = self._feeds.setdefault((sampler_id, seq_id // CLONE_STRIDE), _Feed())
+        feed = self._feed(sampler_id, seq_id // CLONE_STRIDE)
         now_s = asyncio.get_running_loop().time()
         while feed.events and feed.events[0].at_s < now_s - self._keep_s:
             feed.events.popleft()
-        feed.cursor += 1
-        feed.events.append(Completion(feed.cursor, request_id, size_bytes, now_s))
+        feed.add(request_id, size_bytes, now_s)
         feed.news.set()
+
+    def inherit(self, sampler_id: str, request_id: str, size_bytes: int | None) -> None:
+        """Notes what became of a request in an earlier process.
+
+        Which client's it was is not known: each of the sampler's is told of it.
+        """
+        self._inherited.setdefault(sampler_id, []).append((request_id, size_bytes))
+
+    def _feed(self, sampler_id: str, clone_id: int) -> _Feed:
+        feed = self._feeds.get((sampler_id, clone_id))
+        if feed is None:
+            feed = self._feeds[sampler_id, clone_id] = _Feed()
+            now_s = asyncio.get_running_loop().time()
+            for request_id, size_bytes in self._inherited.get(sampler_id, ()):
+                feed.add(request_id, size_bytes, now_s)
+        return feed
 
     async def wait(
         self, sampler_id: str, clone_id: int, *, after: int, hold_s: float
@@ -60,7 +81,7 @@ class CompletionFeeds:
 
         Those up to the cursor count as seen and are dropped.
         """
-        feed = self._feeds.setdefault((sampler_id, clone_id), _Feed())
+        feed = self._feed(sampler_id, clone_id)
         while feed.events and feed.events[0].cursor <= after:
             feed.events.popleft()
         if not feed.events and hold_s > 0 and not self._closed:
@@ -75,6 +96,8 @@ class CompletionFeeds:
 
     def forget(self, sampler_ids: set[str]) -> None:
         """Drops the feeds of sampling sessions that are over."""
+        for sampler_id in sampler_ids:
+            self._inherited.pop(sampler_id, None)
         for key in [key for key in self._feeds if key[0] in sampler_ids]:
             self._feeds.pop(key).news.set()
 

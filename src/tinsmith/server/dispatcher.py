@@ -70,6 +70,8 @@ class _ModelLane:
     gap_timer: asyncio.TimerHandle | None = None
     gap_seq_id: int | None = None
     closed: RequestError | None = None
+    last_request_id: str | None = None
+    """Of the request that closed it."""
 
 
 class Dispatcher:
@@ -143,11 +145,15 @@ class Dispatcher:
         self._fail(model.lane.give_up(), _closed_error(lane_id))
         model.closed = _closed_error(lane_id)
         self._watch_gap(model)
-        request_id = self._futures.create(owner_id=lane_id)
+        request_id = model.last_request_id = self._futures.create(owner_id=lane_id)
         ticket = Ticket(request_id, work.kind, work.num_tokens, time.monotonic())
         model.lane.ready.append(_Queued(work, ticket))
         self.pump()
         return request_id
+
+    def last_request_id(self, lane_id: str) -> str | None:
+        """The request that `submit_last` gave the lane, if it did."""
+        return self._lanes[lane_id].last_request_id
 
     def close_lane(self, lane_id: str, error: RequestError) -> None:
         """Fails what the lane still holds and refuses what comes later."""

@@ -24,12 +24,13 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tinsmith.core.errors import AlreadyExistsError, ServerError, TinsmithError, UserError
+from tinsmith.core.errors import AlreadyExistsError, TinsmithError, UserError
 from tinsmith.core.jsonio import dumps
 from tinsmith.core.paths import atomic_directory
-from tinsmith.engine.jobs import SampleJob, SampleResult
+from tinsmith.engine.jobs import SampledToken, SampleJob, SampleResult
 from tinsmith.server.checkpoints import RECORD_FILE
 from tinsmith.server.encryption import encrypt_files
+from tinsmith.server.errors import as_error
 from tinsmith.server.messages import (
     AddAdapterTerms,
     Call,
@@ -54,6 +55,7 @@ from tinsmith.server.messages import (
     decode,
     encode,
 )
+from tinsmith.server.sample_runner import SampleRunner
 from tinsmith.types import AdapterTerm, AdapterTermsResponse, ForwardBackwardOutput
 from tinsmith.types.codec import encode_forward_backward_output
 
@@ -73,7 +75,7 @@ class EngineLoop:
         self._inbox = inbox
         self._send = send
         self._calls: deque[Call] = deque()
-        self._sampling: set[str] = set()
+        self._samples = SampleRunner(engine)
         self._stopping = False
         self._call_s = 0.0
         self._sample_s = 0.0
@@ -89,25 +91,20 @@ class EngineLoop:
                 self._call_s += time.perf_counter() - started
             elif self._stopping:
                 return
-            elif self._has_samples:
+            elif self._samples.has_work:
                 started = time.perf_counter()
-                self._step_sampler()
+                self._tell(self._samples.step())
                 self._sample_s += time.perf_counter() - started
 
-    @property
-    def _has_samples(self) -> bool:
-        # The sampler is made on first use, so an engine that only trains never pays for one.
-        return bool(self._sampling) and self._engine.sampler.has_work
-
     def _is_turn_of_calls(self) -> bool:
-        if self._stopping or not self._has_samples:
+        if self._stopping or not self._samples.has_work:
             self._call_s = self._sample_s = 0.0
             return True
         return self._call_s <= self._sample_s
 
     def _take_messages(self) -> None:
         """Moves the inbox into the queues; waits only when there is nothing else to do."""
-        is_idle = not (self._calls or self._stopping or self._has_samples)
+        is_idle = not (self._calls or self._stopping or self._samples.has_work)
         if is_idle:
             self._call_s = self._sample_s = 0.0
             self._accept(self._wait())
@@ -128,49 +125,23 @@ class EngineLoop:
             case Call():
                 self._calls.append(message)
             case SampleJob():
-                self._submit(message)
+                self._tell(self._samples.submit(message))
             case CancelSample(job_id):
-                self._cancel(job_id)
+                self._samples.cancel(job_id)
             case Stop():
                 self._stopping = True
             case _:
                 raise TypeError(f"unexpected message {type(message).__name__}")
 
-    def _submit(self, job: SampleJob) -> None:
-        try:
-            self._engine.sampler.submit(job)
-            self._sampling.add(job.job_id)
-        except Exception as exc:  # noqa: BLE001 - request boundary: the job's future reports it
-            self._send([SampleResult(job.job_id, error=_as_error(exc, "sample"))])
-
-    def _cancel(self, job_id: str) -> None:
-        if job_id in self._sampling:
-            self._sampling.discard(job_id)
-            self._engine.sampler.cancel(job_id)
-
-    def _step_sampler(self) -> None:
-        try:
-            results = self._engine.sampler.step()
-        except Exception as exc:  # noqa: BLE001 - request boundary: the jobs' futures report it
-            results = self._abandon_samples(_as_error(exc, "sample"))
-        self._sampling.difference_update(result.job_id for result in results)
-        answers = [*self._engine.sampler.take_tokens(), *results]
+    def _tell(self, answers: Sequence[SampledToken | SampleResult]) -> None:
         if answers:
-            self._send(answers)
-
-    def _abandon_samples(self, error: TinsmithError) -> list[SampleResult]:
-        """Fails every running sample: which of them broke the step is unknown."""
-        for job_id in self._sampling:
-            self._engine.sampler.cancel(job_id)
-        if self._engine.sampler.has_work:
-            raise error
-        return [SampleResult(job_id, error=error) for job_id in sorted(self._sampling)]
+            self._send(list(answers))
 
     def _answer(self, command: Command) -> object:
         try:
             return execute(self._engine, command)
         except Exception as exc:  # noqa: BLE001 - request boundary: the call's futures report it
-            return _as_error(exc, type(command).__name__)
+            return as_error(exc, type(command).__name__)
 
 
 def execute(engine: Engine, command: Command) -> object:
@@ -280,18 +251,6 @@ def _require_checkpoint(directory: Path) -> None:
         )
 
 
-def _as_error(exc: Exception, doing: str) -> TinsmithError:
-    """The exception itself if it is ours, else a server error, logged."""
-    if isinstance(exc, TinsmithError):
-        return exc
-    logger.error("%s failed", doing, exc_info=exc)
-    text = str(exc).strip().splitlines()
-    return ServerError(
-        f"{doing} failed in the engine: {type(exc).__name__}: {text[0] if text else ''}",
-        hint="the service's log has the details",
-    )
-
-
 def _read_pipe(connection: Connection, inbox: queue.SimpleQueue[object]) -> None:
     """Feeds the inbox; a closed pipe means that nobody waits for answers, so the process ends."""
     while True:
@@ -328,7 +287,7 @@ def main(argv: list[str] | None = None) -> int:
         engine = Engine(settings.base_model, device=settings.device)
         engine.retained.bound(max_bytes=settings.max_graph_bytes, ttl_s=settings.graph_ttl_s)
     except Exception as exc:  # noqa: BLE001 - process boundary: the API process reports it
-        send(StartFailed(_as_error(exc, f"loading base_model={settings.base_model!r}")))
+        send(StartFailed(as_error(exc, f"loading base_model={settings.base_model!r}")))
         return 1
     send(Ready(engine.info))
     EngineLoop(engine, inbox, send).run()

@@ -18,7 +18,11 @@ TinsmithError
 
 from __future__ import annotations
 
+import logging
+
 from tinsmith.core.errors import ServerError, TinsmithError, UserError
+
+logger = logging.getLogger(__name__)
 
 
 class RequestError(UserError):
@@ -58,9 +62,10 @@ class LostError(GoneError):
 
 
 class TooLargeError(RequestError):
-    """The request body is above the service's cap."""
+    """The request body is above the service's cap; `head` is where it begins, decompressed."""
 
     status = 413
+    head: bytes = b""
 
 
 class OverloadedError(RequestError):
@@ -108,3 +113,15 @@ def _particulars(error: TinsmithError) -> dict[str, str | None]:
         field = field or "request"
         hint = hint or f"change {field} to what is allowed, and send the request again"
     return {"message": error.message, "field": field, "hint": hint}
+
+
+def as_error(exc: Exception, doing: str) -> TinsmithError:
+    """The exception itself if it is ours, else a server error, logged."""
+    if isinstance(exc, TinsmithError):
+        return exc
+    logger.error("%s failed", doing, exc_info=exc)
+    text = str(exc).strip().splitlines()
+    return ServerError(
+        f"{doing} failed in the engine: {type(exc).__name__}: {text[0] if text else ''}",
+        hint="the service's log has the details",
+    )

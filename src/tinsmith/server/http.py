@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from typing import TypeVar
 
 import zstandard
@@ -36,7 +37,16 @@ OPEN_PATHS = frozenset({"/api/v1/healthz", "/api/v1/archives", "/openapi.json"})
 ZSTD_PIECE_BYTES = 2**10
 """Compressed bytes read at a time; even the worst of them unfold to 32 MiB past the cap only."""
 
+HEAD_BYTES, HEAD_CHUNKS = 2**10, 8
+"""Of a refused body, looked at for whose it is; a zstd block may take several chunks."""
+
 NO_SUCH_PATH = 404
+ENDPOINTS_HINT = "GET /openapi.json names the endpoints and what they take"
+UNDER_CHECKPOINTS = re.compile(r"/training_runs/[^/]+/checkpoints/.")
+CHECKPOINT_HINT = (
+    "the id of a checkpoint is weights/NAME, sampler_weights/NAME or external_weights/NAME; "
+    + ENDPOINTS_HINT
+)
 
 DRAIN_FACTOR = 4
 """How many times the cap is still read and thrown away, so that the client gets the answer."""
@@ -59,18 +69,18 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
         TooLargeError: it is above the cap, before or after decompression.
         RequestError: it is not what its Content-Encoding says.
     """
+    encoding = request.headers.get("content-encoding", "identity").lower()
     chunks: list[bytes] = []
     num_bytes = 0
     async for chunk in request.stream():
-        num_bytes += len(chunk)
-        if num_bytes <= max_bytes:
+        if num_bytes <= max_bytes:  # the chunk that goes beyond it tells who sent it
             chunks.append(chunk)
-        elif num_bytes > DRAIN_FACTOR * max_bytes:
+        num_bytes += len(chunk)
+        if num_bytes > DRAIN_FACTOR * max_bytes:
             break
     if num_bytes > max_bytes:
-        raise _too_large(max_bytes)
+        raise _too_large(max_bytes, _head(chunks, encoding))
     body = b"".join(chunks)
-    encoding = request.headers.get("content-encoding", "identity").lower()
     if encoding == "zstd":
         return _decompress(body, max_bytes)
     if encoding != "identity":
@@ -90,7 +100,7 @@ def _decompress(body: bytes, max_bytes: int) -> bytes:
             plain += frame.decompress(body[used : used + ZSTD_PIECE_BYTES])
             used += ZSTD_PIECE_BYTES
             if len(plain) > max_bytes:
-                raise _too_large(max_bytes)
+                raise _too_large(max_bytes, bytes(plain[:HEAD_BYTES]))
     except (zstandard.ZstdError, MemoryError) as exc:
         raise RequestError(f"body: not a zstd frame: {exc}", field="body") from exc
     if not frame.eof or frame.unused_data or used < len(body):
@@ -99,12 +109,26 @@ def _decompress(body: bytes, max_bytes: int) -> bytes:
     return bytes(plain)
 
 
-def _too_large(max_bytes: int) -> TooLargeError:
-    return TooLargeError(
+def _head(chunks: list[bytes], encoding: str) -> bytes:
+    """Where a body begins, if it can be read."""
+    head = b"".join(chunks[:HEAD_CHUNKS])
+    if encoding == "zstd":
+        try:
+            decompressor = zstandard.ZstdDecompressor(max_window_size=2**27)
+            return decompressor.stream_reader(head).read(HEAD_BYTES)
+        except (zstandard.ZstdError, MemoryError):
+            return b""
+    return head[:HEAD_BYTES] if encoding == "identity" else b""
+
+
+def _too_large(max_bytes: int, head: bytes) -> TooLargeError:
+    error = TooLargeError(
         f"body: larger than the {max_bytes} bytes that a request may have",
         field="body",
         hint="send fewer datums in one request",
     )
+    error.head = head
+    return error
 
 
 def parse_json(model_type: type[ModelT], body: bytes) -> ModelT:
@@ -223,10 +247,11 @@ def install_error_handlers(app: Starlette) -> None:
 
     async def on_http_error(request: Request, exc: Exception) -> Response:
         assert isinstance(exc, HTTPException)
+        is_checkpoint = UNDER_CHECKPOINTS.search(request.url.path) is not None
         error = RequestError(
             f"{request.method} {request.url.path}: {exc.detail}",
             field="path" if exc.status_code == NO_SUCH_PATH else "method",
-            hint="GET /openapi.json names the endpoints and what they take",
+            hint=CHECKPOINT_HINT if is_checkpoint else ENDPOINTS_HINT,
         )
         return json_response(error_body(error), exc.status_code)
 

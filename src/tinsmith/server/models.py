@@ -349,7 +349,11 @@ class ModelRegistry:
         }
 
     def unload(self, model_id: str) -> str:
-        """Removes a model once everything accepted for it has run."""
+        """Removes a model once everything accepted for it has run; a repetition changes nothing."""
+        model = self._store.model(model_id)
+        earlier = model.unit.dispatcher.last_request_id(model_id)
+        if earlier is not None:
+            return earlier
         model = self._living(model_id)
         answer = {"type": "unload_model", "model_id": model_id}
         work = Work("control", messages.UnloadAdapter(model_id), lambda _: _json(answer))

@@ -6,11 +6,12 @@ Unknown fields are refused by name, so that nothing a client asks for is dropped
 from __future__ import annotations
 
 from datetime import date, datetime
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, model_validator
 
 from tinsmith.types import AccessScope, AdamParams, OptimParams, RequestModel
+from tinsmith.types.billing import check_span
 
 PRINTABLE = r"^[^\x00-\x1f\x7f]*$"
 MAX_PAGE = 1000
@@ -176,6 +177,12 @@ class UsageQuery(RequestModel):
 
     starting_on: datetime | None = None
     ending_before: datetime | None = None
+
+    @model_validator(mode="after")
+    def _check_order(self) -> Self:
+        if self.starting_on is not None and self.ending_before is not None:
+            check_span(self.starting_on, self.ending_before)
+        return self
 
 
 class StorageQuery(RequestModel):

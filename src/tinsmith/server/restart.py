@@ -18,8 +18,9 @@ from sqlalchemy.engine import Connection
 from tinsmith.core.errors import ServerError
 from tinsmith.server.access import current_key_id
 from tinsmith.server.checkpoints import CheckpointPath, CheckpointRecord, CheckpointStore
+from tinsmith.server.completions import CompletionFeeds
 from tinsmith.server.config import ServerLimits
-from tinsmith.server.futures import Outcome
+from tinsmith.server.futures import SAMPLE_TYPE, Outcome
 from tinsmith.server.metadata import MetadataStore, queries
 from tinsmith.server.sessions import SessionRegistry
 from tinsmith.server.store import MemoryStore, SamplerRecord, SessionRecord, resume_hint
@@ -33,6 +34,7 @@ async def take_up(
     sessions: SessionRegistry,
     checkpoints: CheckpointStore,
     *,
+    completions: CompletionFeeds,
     boot_id: str,
     living: Callable[[], Collection[str]],
     limits: ServerLimits,
@@ -58,6 +60,9 @@ async def take_up(
     store.lost_models |= {row["model_id"]: row["last_checkpoint"] for row in left.models}
     for row in left.samplers:
         store.samplers[row["sampler_id"]] = _sampler_record(row, checkpoints)
+    for row in left.samples:
+        size_bytes = row["num_bytes"] if row["media_type"] == SAMPLE_TYPE else None
+        completions.inherit(row["owner_id"], row["request_id"], size_bytes)
 
 
 def reconcile(

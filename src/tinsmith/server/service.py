@@ -112,6 +112,7 @@ class Service:
             self.store,
             self.sessions,
             self.checkpoints,
+            completions=self.samplers.completions,
             boot_id=boot_id,
             living=lock.living if self.metadata.is_shared_by_machine else set,
             limits=self.config.limits,

@@ -97,6 +97,36 @@ def lane_position(raw: bytes, media_type: str) -> tuple[str, int] | None:
     return None
 
 
+MODEL_ID_TAG, SEQ_ID_TAG = b"\x0a\x10"
+"""What stands before the first two fields of a binary body, which clients write first."""
+
+
+def lane_position_of_head(head: bytes, media_type: str) -> tuple[str, int] | None:
+    """As `lane_position`, of the beginning of a binary body."""
+    if not media_type.startswith(PROTOBUF_MEDIA_TYPES):
+        return None
+    end = 0
+    try:
+        while head[end] in (MODEL_ID_TAG, SEQ_ID_TAG):
+            tag = head[end]
+            value, end = _varint(head, end + 1)
+            end += value if tag == MODEL_ID_TAG else 0
+    except IndexError:
+        return None  # it ends within them
+    return lane_position(head[:end], media_type)
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    """A number of protobuf's, and where the next thing begins."""
+    value = shift = 0
+    while True:
+        byte = data[at]
+        value |= (byte & 0x7F) << shift
+        at, shift = at + 1, shift + 7
+        if byte < 0x80:
+            return value, at
+
+
 def body_digest(request: ForwardBackwardRequest) -> str:
     """Names the content, whatever order its maps were written in."""
     digest = hashlib.sha256()

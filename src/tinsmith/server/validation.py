@@ -155,6 +155,7 @@ def check_sample_request(
         request, prompt_length=length, vocab_size=vocab_size, max_width=MAX_TOKENS_A_POSITION
     )
     params = request.sampling_params
+    _check_stop_tokens(params.stop, vocab_size)
     if max_context_length is None:
         return
     if length >= max_context_length:
@@ -180,6 +181,17 @@ def check_sample_request(
             field="topk_sample_logprobs",
             hint="lower max_tokens, num_samples or topk_sample_logprobs",
         )
+
+
+def _check_stop_tokens(stop: str | list[str] | list[int] | None, vocab_size: int) -> None:
+    for token in stop if isinstance(stop, list) else ():
+        if isinstance(token, int) and token >= vocab_size:  # no list of tokens holds a negative one
+            raise RequestError(
+                f"sampling_params.stop: token {token} is outside the vocabulary of {vocab_size}: "
+                "nothing would stop there",
+                field="sampling_params.stop",
+                hint="encode with the base model's own tokenizer",
+            )
 
 
 def _check_sample_options(request: SampleRequest) -> None:

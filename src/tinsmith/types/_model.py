@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Annotated, Any, Self, TypeVar, cast
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Strict, ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from tinsmith.core.errors import ConfigError, DataError, UserError
 
-__all__ = ["RequestModel", "ResponseModel", "allowed", "parse_request", "user_error"]
+__all__ = ["Flag", "RequestModel", "ResponseModel", "allowed", "parse_request", "user_error"]
 
 _MAX_SHOWN_CHARS = 80
 
@@ -77,6 +77,10 @@ def parse_request(model: type[R], body: Mapping[str, object]) -> R:
         return model.model_validate(body)
     except ValidationError as error:
         raise user_error(error, model) from None
+
+
+Flag = Annotated[bool, Strict()]
+"""True or false; a text such as "false" stands for neither."""
 
 
 def allowed(test: Callable[[Any], bool], rule: str, hint: str | None = None) -> AfterValidator:

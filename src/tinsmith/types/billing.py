@@ -5,11 +5,12 @@ A self-hosted service has no bills: its answers are short, and costs are None.
 
 from __future__ import annotations
 
-from datetime import datetime
-from typing import Annotated, Literal
+from datetime import UTC, datetime
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from tinsmith.core.errors import ConfigError
 from tinsmith.types._model import RequestModel, ResponseModel
 
 __all__ = [
@@ -53,12 +54,34 @@ class AuditLogResponse(ResponseModel):
     entries: list[AuditLogEntry]
 
 
+def check_span(starting_on: datetime, ending_before: datetime) -> None:
+    """Refuse a span of time that ends before it begins; a time without a zone is UTC.
+
+    Raises:
+        ConfigError: naming both ends.
+    """
+    start, end = (
+        time.replace(tzinfo=UTC) if time.tzinfo is None else time
+        for time in (starting_on, ending_before)
+    )
+    if start >= end:
+        raise ConfigError(
+            f"ending_before={end.isoformat()}: must be later than starting_on={start.isoformat()}",
+            field="ending_before",
+        )
+
+
 class GetBillingUsageRequest(RequestModel):
     """A span of time in whole hours of UTC."""
 
     starting_on: datetime
     ending_before: datetime
     """Not itself part of the span."""
+
+    @model_validator(mode="after")
+    def _check_order(self) -> Self:
+        check_span(self.starting_on, self.ending_before)
+        return self
 
 
 class TrainingBillingEvent(ResponseModel):

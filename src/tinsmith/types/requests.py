@@ -12,7 +12,7 @@ from pydantic import (
     model_serializer,
 )
 
-from tinsmith.types._model import RequestModel, allowed
+from tinsmith.types._model import Flag, RequestModel, allowed
 from tinsmith.types.model_input import ModelInput
 from tinsmith.types.optimizers import AdamOptimizerConfig, AdamParams, OptimizerConfig, OptimParams
 from tinsmith.types.settings import LoraConfig, SamplingParams
@@ -114,7 +114,7 @@ class SaveWeightsRequest(RequestModel):
     """The checkpoint's name, without slashes."""
     seq_id: int | None = None
     ttl_seconds: int | None = None
-    overwrite: bool = False
+    overwrite: Flag = False
     user_metadata: UserMetadata | None = None
     type: Literal["save_weights"] = "save_weights"
 
@@ -142,7 +142,7 @@ class LoadWeightsRequest(RequestModel):
     base_model: str | None = None
     user_metadata: UserMetadata | None = None
     path: _Text
-    optimizer: bool = False
+    optimizer: Flag = False
     """Also restore the optimizer's state."""
     optimizer_config: OptimizerConfig | None = None
     """The family of a new model; None takes the checkpoint's."""
@@ -160,6 +160,10 @@ class CreateSamplingSessionRequest(RequestModel):
     type: Literal["create_sampling_session"] = "create_sampling_session"
 
 
+def _false_if_none(value: object) -> object:
+    return False if value is None else value
+
+
 class SampleRequest(RequestModel):
     """Asks for continuations of a prompt, or for log-probabilities of the prompt itself."""
 
@@ -171,13 +175,13 @@ class SampleRequest(RequestModel):
     sampling_session_id: str | None = None
     seq_id: _SampleNumber | None = None
     """Place among the sampler's requests, from 0; the same one sent again is the same request."""
-    prompt_logprobs: Annotated[bool, BeforeValidator(bool)] = False
+    prompt_logprobs: Annotated[Flag, BeforeValidator(_false_if_none)] = False
     topk_prompt_logprobs: _Count = 0
     topk_sample_logprobs: _Count = 0
     target_prompt_logprobs: TensorData | None = None
     prompt_alt_tokens_k: _Count = 0
     prompt_logprobs_last_n: int | None = None
-    record_stability_info: bool = False
+    record_stability_info: Flag = False
     type: Literal["sample"] = "sample"
 
 
@@ -185,4 +189,4 @@ class FutureRetrieveRequest(RequestModel):
     """Asks for the result behind a request id; the service holds the answer back a while."""
 
     request_id: str
-    allow_metadata_only: bool = False
+    allow_metadata_only: Flag = False

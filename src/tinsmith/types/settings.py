@@ -15,7 +15,7 @@ from pydantic import PlainValidator
 from pydantic.json_schema import WithJsonSchema
 
 from tinsmith.core.errors import ConfigError
-from tinsmith.types._model import RequestModel, allowed
+from tinsmith.types._model import Flag, RequestModel, allowed
 
 __all__ = [
     "LoraConfig",
@@ -49,11 +49,11 @@ class LoraConfig(RequestModel):
     rank: Annotated[int, allowed(lambda r: 1 <= r <= 256, "must be 1..256", "try rank=32")]
     seed: _Seed = None
     """Seed of the initial weights; None draws one."""
-    train_unembed: bool = True
+    train_unembed: Flag = True
     """Adapt the output layer."""
-    train_mlp: bool = True
+    train_mlp: Flag = True
     """Adapt the MLP layers, experts included."""
-    train_attn: bool = True
+    train_attn: Flag = True
     """Adapt the attention layers."""
 
 

@@ -146,6 +146,19 @@ def test_a_mean_over_no_token_is_refused_unless_nothing_is_learned() -> None:
     assert lp.grad.tolist() == [0.0, 0.0]
 
 
+@pytest.mark.parametrize("mark", [0.5, -1.0, 2.0])
+def test_a_mark_is_0_or_1(mark: float) -> None:
+    arrays = {
+        "target_tokens": np.array([1, 2]),
+        "logprobs": np.array([-1.0, -2.0]),
+        "advantages": np.array([0.0, 1.0]),
+        "sequence_ratio_mask": np.array([1.0, mark]),
+    }
+    message = rf"datum 3: .*sequence_ratio_mask: value {mark:g} at position 1 must be 0 or 1"
+    with pytest.raises(DataError, match=message):
+        check_loss_inputs(LOSS_INPUTS["gspo"], arrays, num_tokens=2, vocab_size=3, datum_index=3)
+
+
 def test_a_loss_without_a_public_formula_is_refused_with_the_reason() -> None:
     with pytest.raises(ConfigError, match=r"stable_reinforce.*formula is not public") as caught:
         find_loss("stable_reinforce")

@@ -58,6 +58,8 @@ class FakeSampler:
         self.running: dict[str, int] = {}
         self.num_steps = 0
         self.breaks = False
+        self.poisonous: set[str] = set()
+        """Jobs with which no step succeeds."""
         self.told: list[SampledToken] = []
 
     @property
@@ -77,7 +79,7 @@ class FakeSampler:
         return told
 
     def step(self) -> list[SampleResult]:
-        if self.breaks:
+        if self.breaks or self.poisonous & self.running.keys():
             raise RuntimeError("broken step")
         self.num_steps += 1
         self.running = {job_id: left - 1 for job_id, left in self.running.items()}

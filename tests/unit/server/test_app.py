@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import subprocess
 import sys
 import time
@@ -254,6 +255,64 @@ async def test_bodies_above_the_cap_are_413_compressed_or_not(start: Start) -> N
             "forward_backward", content=b"x", headers={"Content-Encoding": "br"}
         )
     assert [a.status_code for a in (plain, packed, garbage, other)] == [413, 413, 400, 400]
+
+
+async def test_a_body_above_the_cap_uses_up_its_number_or_says_that_it_does_not(
+    start: Start,
+) -> None:
+    skipped: list[tuple[str, int]] = []
+    head = b"\x0a\x07s:train" + b"\x10\xac\x02"  # model_id "s:train", seq_id 300
+    binary = {"Content-Type": PROTOBUF_TYPE}
+    async with start(limits={"max_body_bytes": 1000}) as (service, client):
+        service.models.skip = lambda *position: skipped.append(position)
+        body = head + b"\x1a" + b"x" * 5_000
+        packed = zstandard.compress(body)
+        noise = zstandard.compress(head + random.Random(0).randbytes(2_000))
+        assert len(packed) < 1000 < len(noise)
+        for content, encoding in ((body, "identity"), (packed, "zstd"), (noise, "zstd")):
+            headers = {**binary, "Content-Encoding": encoding}
+            answer = await client.post("forward_backward", content=content, headers=headers)
+            assert answer.status_code == 413
+            assert "seq_id" not in answer.json()["hint"]
+        assert skipped == [("s:train", 300)] * 3
+        for content in (head[:5], b"", b"\x0a", b"\xff", b"\x10\x80"):
+            cut = content + b"\x80" * 2_000
+            answer = await client.post("forward", content=cut, headers=binary)
+            assert "its seq_id is not used up" in answer.json()["hint"]
+        text = await client.post("optim_step", content=b'{"model_id": "' + b"x" * 2_000)
+        assert "its seq_id is not used up" in text.json()["hint"]
+    assert len(skipped) == 3
+
+
+async def test_a_checkpoint_id_without_its_kind_is_refused_with_the_kinds(start: Start) -> None:
+    async with start() as (_, client):
+        answers = [
+            await client.delete("training_runs/r/checkpoints/step-1"),
+            await client.get("training_runs/r/checkpoints/step-1/archive"),
+            await client.put("training_runs/r/checkpoints/step-1/ttl", json={}),
+        ]
+        other = await client.get("no/such/path")
+    for answer in answers:
+        assert answer.status_code in (404, 405)
+        assert (
+            "weights/NAME, sampler_weights/NAME or external_weights/NAME" in answer.json()["hint"]
+        )
+    assert "NAME" not in other.json()["hint"]
+
+
+async def test_a_span_of_time_that_ends_before_it_begins_is_refused(start: Start) -> None:
+    async with start() as (_, client):
+        for start_hour, end_hour, status in (
+            ("05", "05", 400),
+            ("06", "05", 400),
+            ("05", "06", 200),
+        ):
+            span = {"starting_on": f"2026-01-01T{start_hour}:00:00Z"}
+            span["ending_before"] = f"2026-01-01T{end_hour}:00:00"
+            answer = await client.get("billing/usage/events", params=span)
+            assert answer.status_code == status, answer.text
+            if status == 400:
+                assert answer.json()["field"] == "ending_before"
 
 
 async def test_a_pending_future_is_408_after_the_hold_and_a_result_comes_as_it_is(

@@ -98,7 +98,7 @@ def test_a_sample_that_cannot_be_submitted_fails_alone() -> None:
     assert isinstance(result.error, UserError)
 
 
-def test_a_broken_sampler_step_fails_the_running_samples_and_the_engine_lives() -> None:
+def test_a_sampler_that_breaks_at_every_step_fails_each_sample_and_the_engine_lives() -> None:
     engine = FakeEngine()
     engine.sampler.breaks = True
     inbox: queue.SimpleQueue[object] = queue.SimpleQueue()
@@ -109,14 +109,15 @@ def test_a_broken_sampler_step_fails_the_running_samples_and_the_engine_lives() 
         target=EngineLoop(cast("Engine", engine), inbox, sent.append).run, daemon=True
     )
     loop.start()
-    while not sent:
+    while len(sent) < 2:
         loop.join(0.001)
     inbox.put(training_call(7))
     inbox.put(Stop())
     loop.join(5)
-    assert [result.job_id for result in sent[0]] == ["s1", "s2"]
-    assert all("broken step" in str(result.error) for result in sent[0])
-    assert sent[1].call_id == 7
+    results = [result for answers in sent[:2] for result in answers]
+    assert [result.job_id for result in results] == ["s1", "s2"]
+    assert all("broken step" in str(result.error) for result in results)
+    assert sent[2].call_id == 7
 
 
 def test_messages_pickle_with_their_errors() -> None:

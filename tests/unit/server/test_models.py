@@ -95,3 +95,12 @@ async def test_a_new_models_load_takes_no_place_in_a_lane() -> None:
     with pytest.raises(RequestError, match="seq_id: must be left out") as caught:
         models.registry.load_new(body, digest="")
     assert caught.value.field == "seq_id"
+
+
+async def test_unloading_again_is_answered_with_the_first_promise() -> None:
+    models = Models()
+    request_id = models.registry.unload(models.model_id)
+    assert models.registry.unload(models.model_id) == request_id
+    models.engine.answer()
+    assert models.registry.unload(models.model_id) == request_id
+    assert len(models.engine.history) == 1

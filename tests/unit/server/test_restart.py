@@ -11,8 +11,9 @@ from typing import Any
 import httpx
 
 from tests.unit.server.services import Start
+from tinsmith.core.errors import UserError
 from tinsmith.server.checkpoints import RECORD_FILE, CheckpointPath, CheckpointRecord
-from tinsmith.server.futures import Outcome
+from tinsmith.server.futures import SAMPLE_TYPE, Outcome
 from tinsmith.server.service import Service
 from tinsmith.types import LoraConfig
 
@@ -138,6 +139,35 @@ async def test_samplers_on_disk_go_on_and_those_in_memory_are_lost(
         sample = {"sampling_session_id": row["sampler_id"], "prompt": {"chunks": []}}
         answer = await client.post("asample", json={**sample, "sampling_params": {}, "seq_id": 0})
         assert (answer.status_code, answer.json()["category"]) == (410, "server")
+
+
+async def test_samples_of_an_earlier_process_are_told_to_each_client_of_the_sampler(
+    start_on: Start, tiny_dir: Path
+) -> None:
+    async with start_on() as (service, client):
+        session_id = await open_session(client)
+        body = {"session_id": session_id, "sampling_session_seq_id": 0}
+        body["base_model"] = "tinsmith/tiny"
+        opened = (await client.post("create_sampling_session", json=body)).json()
+        sampler_id = opened["sampling_session_id"]
+        futures = service.futures
+        ids = [futures.create(owner_id=sampler_id, is_repeatable=True) for _ in range(3)]
+        futures.create(owner_id=f"{session_id}:train:0")
+        futures.complete(ids[0], Outcome(b"12345", SAMPLE_TYPE))
+        futures.fail(ids[1], UserError("no"))
+    async with start_on() as (_, client):
+        for clone_id in (0, 7):
+            target = {"sampling_session_id": sampler_id, "cloned_sampler_id": clone_id}
+            answer = await client.post("retrieve_futures", json={"target": target, "timeout": 0})
+            told = {each.pop("request_id"): each for each in answer.json()["completions"]}
+            finished = {"state": "finished", "response_payload_uncompressed_size": 5}
+            assert told == {
+                ids[0]: finished,
+                ids[1]: {"state": "failed"},
+                ids[2]: {"state": "failed"},
+            }
+        failure = (await retrieve(client, ids[2])).json()
+        assert failure["hint"] == "sample again"
 
 
 async def test_checkpoints_on_disk_and_their_rows_are_brought_together(start_on: Start) -> None:

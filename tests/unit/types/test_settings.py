@@ -3,6 +3,7 @@ import math
 import numpy as np
 import pytest
 from hypothesis import given
+from pydantic import BaseModel
 
 from tests.unit.types.strategies import MODEL_INPUTS, SAMPLING_PARAMS
 from tinsmith.core.errors import ConfigError, UserError
@@ -10,13 +11,16 @@ from tinsmith.types import (
     AdamParams,
     Checkpoint,
     CreateModelRequest,
+    FutureRetrieveRequest,
     GetInfoResponse,
+    LoadWeightsRequest,
     LoraConfig,
     ModelInput,
     OptimStepRequest,
     ParsedCheckpointTinkerPath,
     SampleRequest,
     SamplingParams,
+    SaveWeightsRequest,
     TensorData,
     parse_request,
 )
@@ -239,3 +243,30 @@ def test_a_top_k_that_no_array_can_hold_is_refused_by_name() -> None:
     assert SamplingParams(top_k=2**63 - 1).top_k == 2**63 - 1
     with pytest.raises(ValueError, match="top_k"):
         SamplingParams(top_k=2**63)
+
+
+@pytest.mark.parametrize("value", ["false", "true", 1, 0, "no"])
+@pytest.mark.parametrize(
+    ("request_type", "field", "rest"),
+    [
+        (SaveWeightsRequest, "overwrite", {"model_id": "m"}),
+        (LoadWeightsRequest, "optimizer", {"path": "p"}),
+        (FutureRetrieveRequest, "allow_metadata_only", {"request_id": "r"}),
+        (LoraConfig, "train_mlp", {"rank": 4}),
+        (
+            SampleRequest,
+            "prompt_logprobs",
+            {"prompt": {"chunks": []}, "sampling_params": {}},
+        ),
+    ],
+)
+def test_a_flag_is_true_or_false_and_no_text(
+    request_type: type[BaseModel], field: str, rest: dict[str, object], value: object
+) -> None:
+    with pytest.raises(ConfigError, match=f"{field}=.*valid boolean"):
+        parse_request(request_type, {**rest, field: value})
+
+
+def test_prompt_logprobs_may_be_null() -> None:
+    body = {"prompt": {"chunks": []}, "sampling_params": {}, "prompt_logprobs": None}
+    assert SampleRequest.model_validate(body).prompt_logprobs is False

@@ -36,6 +36,9 @@ class Restored:
     models: list[Row]
     """Lost with their process; `last_checkpoint` is what to resume from, or None."""
     samplers: list[Row]
+    samples: list[Row]
+    """What became of the samplers' requests: `owner_id`, `request_id`, `media_type` and
+    `num_bytes` of the result, both None for one that died with its process."""
 
 
 def take_over(
@@ -98,7 +101,24 @@ def restored(connection: Connection, *, boot_id: str, since_s: float) -> Restore
     )
     lost = sa.select(models, newest).where(models.c.session_id.in_(ids), models.c.state == "lost")
     kept = sa.select(samplers).where(samplers.c.session_id.in_(ids))
-    return Restored(rows, _rows(connection, lost), _rows(connection, kept))
+    samples = (
+        sa.select(
+            futures.c.owner_id,
+            futures.c.request_id,
+            futures.c.media_type,
+            sa.func.length(futures.c.payload).label("num_bytes"),
+        )
+        .where(
+            futures.c.owner_id.in_(
+                sa.select(samplers.c.sampler_id).where(samplers.c.session_id.in_(ids))
+            ),
+            futures.c.expires_at.is_not(None),
+        )
+        .order_by(futures.c.created_at)
+    )
+    return Restored(
+        rows, _rows(connection, lost), _rows(connection, kept), _rows(connection, samples)
+    )
 
 
 def end_boot(connection: Connection, *, boot_id: str, now_s: float) -> None:
@@ -163,5 +183,5 @@ def remove_checkpoints(connection: Connection, paths: Sequence[str]) -> None:
     connection.execute(sa.delete(checkpoints).where(checkpoints.c.path.in_(paths)))
 
 
-def _rows(connection: Connection, select: sa.Select[Any]) -> list[Row]:
+def _rows(connection: Connection, select: sa.SelectBase) -> list[Row]:
     return [dict(row) for row in connection.execute(select).mappings()]

@@ -13,6 +13,7 @@ from tinsmith.core.errors import TinsmithError
 from tinsmith.core.ids import content_hash
 from tinsmith.engine.jobs import RetainGraph, UseGraph
 from tinsmith.server.checkpoints import parse_any_checkpoint_path
+from tinsmith.server.errors import TooLargeError
 from tinsmith.server.http import json_response, parse_json, read_body
 from tinsmith.server.requests import (
     OptimStepBody,
@@ -23,6 +24,7 @@ from tinsmith.server.service import Service
 from tinsmith.server.training_bodies import (
     body_digest,
     lane_position,
+    lane_position_of_head,
     read_training_body,
 )
 from tinsmith.types import (
@@ -54,6 +56,22 @@ class TrainingRoutes:
         """The body of a request."""
         return await read_body(request, self._max_bytes)
 
+    async def _read_numbered(self, request: Request, media_type: str) -> bytes:
+        """The body of a request that has a sequence number.
+
+        Raises:
+            TooLargeError: it is above the cap. Its number is used up, if it can be told.
+        """
+        try:
+            return await self.read(request)
+        except TooLargeError as error:
+            position = lane_position_of_head(error.head, media_type)
+            if position is not None:
+                self.service.models.skip(*position)
+            else:
+                error.hint = f"{error.hint}; its seq_id is not used up, and later ones wait for it"
+            raise
+
     async def run_training(
         self,
         request: Request,
@@ -62,8 +80,8 @@ class TrainingRoutes:
         graph_of: Callable[[int], RetainGraph | UseGraph] | None = None,
     ) -> Response:
         """Forward and forward_backward; `graph_of` the seq_id says what becomes of the graph."""
-        raw = await self.read(request)
         media_type = request.headers.get("content-type", "")
+        raw = await self._read_numbered(request, media_type)
 
         def prepare() -> tuple[ForwardBackwardRequest, int | TinsmithError, str]:
             body = read_training_body(raw, media_type, forward_only=forward_only)
@@ -92,7 +110,7 @@ class TrainingRoutes:
         submit: Callable[[BodyT, str], tuple[str, str | None]],
     ) -> Response:
         """The JSON requests; `submit` returns request id and model id."""
-        raw = await self.read(request)
+        raw = await self._read_numbered(request, "application/json")
         try:
             body = parse_json(body_type, raw)
             if isinstance(body, LoadWeightsRequest):
