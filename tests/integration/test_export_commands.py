@@ -80,6 +80,7 @@ def test_a_merged_export_is_a_model_that_transformers_loads(
     merged, adapter = tmp_path / "merged", tmp_path / "adapter"
     path = paths["training"]
     assert main(["checkpoints", "export", path, "--merged", "-o", str(merged)]) == 0
+    assert "%|" not in capsys.readouterr().err, "progress is for terminals"
     assert main(["checkpoints", "export", path, "-o", str(adapter)]) == 0
     base = AutoModelForCausalLM.from_pretrained(tiny_dir, dtype=torch.float32)
     before = logits(base)
@@ -131,6 +132,18 @@ def test_an_adapter_is_pushed_with_a_card_and_private_by_default(paths: dict[str
         assert hub.messages == [f"Adapter of {path}"]
         config = json.loads(files["adapter_config.json"])
         assert config["peft_type"] == "LORA"
+
+
+def test_patterns_say_what_is_pushed(paths: dict[str, str]) -> None:
+    words = [paths["sampler"], "--repo", "me/smith", "--yes"]
+    with fake_hub() as hub:
+        nothing = push(hub.url, *words, "--allow-pattern", "*.bin", "--allow-pattern", "x*")
+        assert nothing.returncode == 1
+        assert "leave nothing to push of adapter_config.json, " in nothing.stderr
+        assert hub.repos == {}
+        done = push(hub.url, *words, "--allow-pattern", "adapter_*", "--ignore-pattern", "*.json")
+        assert done.returncode == 0, done.stderr
+        assert set(hub.files["me/smith"]) == {"adapter_model.safetensors"}
 
 
 def test_nothing_is_pushed_without_a_yes_a_token_or_an_adapter(

@@ -1,6 +1,7 @@
 """`tinsmith chat`: a conversation in the terminal."""
 
 import sys
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -62,17 +63,31 @@ def _talk(opened: OpenSource, params: "SamplingParams", opening: "list[Message]"
 
 
 def _answer(opened: OpenSource, params: "SamplingParams", history: "list[Message]") -> "Message":
-    """Sample the next message, show it and return it."""
-    from tinsmith.renderers.messages import content_text
+    """Sample the next message, show it as it is drawn and return it."""
+    from tinsmith.client import UnsupportedError
 
-    response = opened.client.sample(
-        prompt=opened.renderer.build_generation_prompt(history),
-        num_samples=1,
-        sampling_params=params,
-    ).result()
-    answer = opened.renderer.parse_response(response.sequences[0].tokens).message
-    click.echo(content_text(answer))
-    return answer
+    prompt = opened.renderer.build_generation_prompt(history)
+    try:
+        with opened.client.stream(prompt, params) as stream:
+            return _show(opened, (token for piece in stream for token in piece.tokens))
+    except UnsupportedError:  # another server of the protocol: the answer comes in one piece
+        response = opened.client.sample(prompt, 1, params).result()
+        return _show(opened, response.sequences[0].tokens)
+
+
+def _show(opened: OpenSource, tokens: Iterable[int]) -> "Message":
+    """Write what a reply says aloud, each piece when its tokens are there; returns the message."""
+    from tinsmith.renderers import ParsedResponse
+    from tinsmith.renderers.deltas import TextDelta
+
+    message: Message = {"role": "assistant", "content": ""}
+    for piece in opened.renderer.stream_parse(tokens):
+        if isinstance(piece, TextDelta):
+            click.echo(piece.text, nl=False)  # and flushes
+        elif isinstance(piece, ParsedResponse):
+            message = piece.message
+    click.echo()
+    return message
 
 
 def _read_line() -> str | None:

@@ -158,6 +158,10 @@ def _merge(adapter: Path, directory: Path, base_model: str) -> None:
         from tinsmith.engine.merging import merge_adapter
     except ImportError as error:
         raise missing_extra("torch", "engine") from error
+    if not sys.stderr.isatty():
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()
     try:
         with waiting_for("merging"):
             merge_adapter(adapter, directory, base_model=base_model, overwrite=True)

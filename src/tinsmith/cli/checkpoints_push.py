@@ -49,6 +49,10 @@ class _Push(NamedTuple):
     revision: str | None
     message: str
     as_pull_request: bool
+    allow_patterns: list[str] | None
+    """Of files that are sent, such as `*.safetensors`; None: all."""
+    ignore_patterns: list[str] | None
+    """Of files that are not."""
 
 
 @click.command("push-hf")
@@ -59,6 +63,20 @@ class _Push(NamedTuple):
 @click.option("--commit-message", metavar="TEXT", help="Default: names the checkpoint.")
 @click.option("--create-pr", is_flag=True, help="Open a pull request instead of pushing.")
 @click.option("--no-model-card", is_flag=True, help="Write no README.md.")
+@click.option(
+    "--allow-pattern",
+    "allow_patterns",
+    metavar="GLOB",
+    multiple=True,
+    help="Push only files that match, the model card among them; may be repeated.",
+)
+@click.option(
+    "--ignore-pattern",
+    "ignore_patterns",
+    metavar="GLOB",
+    multiple=True,
+    help="Leave out files that match; may be repeated.",
+)
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 @base_url_option
 @json_option
@@ -70,6 +88,8 @@ def push_hf(
     commit_message: str | None,
     create_pr: bool,
     no_model_card: bool,
+    allow_patterns: tuple[str, ...],
+    ignore_patterns: tuple[str, ...],
     yes: bool,
     base_url: str | None,
     as_json: bool,
@@ -85,6 +105,8 @@ def push_hf(
         revision,
         commit_message or f"Adapter of {path}",
         create_pr,
+        list(allow_patterns) or None,
+        list(ignore_patterns) or None,
     )
     seen_by = "everyone" if public else "you alone, if the repository is new"
     if not yes and not is_confirmed(
@@ -110,8 +132,17 @@ def _upload(adapter: Path, path: str, push: _Push, *, has_card: bool) -> str:
     try:
         from huggingface_hub import HfApi
         from huggingface_hub.errors import HfHubHTTPError
+        from huggingface_hub.utils import filter_repo_objects
     except ImportError as error:
         raise missing_extra("huggingface_hub", "engine") from error
+    names = sorted(file.name for file in adapter.iterdir()) + ["README.md"] * has_card
+    patterns = {"allow_patterns": push.allow_patterns, "ignore_patterns": push.ignore_patterns}
+    if not list(filter_repo_objects(names, **patterns)):
+        raise UserError(
+            f"path={path!r}: the patterns leave nothing to push of {', '.join(names)}",
+            field="allow_patterns" if push.allow_patterns else "ignore_patterns",
+            hint="patterns are those of the shell, such as --allow-pattern '*.safetensors'",
+        )
     api = HfApi()
     try:
         made = api.create_repo(push.repo_id, private=not push.is_public, exist_ok=True)
@@ -125,6 +156,7 @@ def _upload(adapter: Path, path: str, push: _Push, *, has_card: bool) -> str:
             commit_message=push.message,
             revision=push.revision,
             create_pr=push.as_pull_request,
+            **patterns,
         )
     except (HfHubHTTPError, httpx.HTTPError, OSError) as error:
         raise _failure(push.repo_id, error) from error

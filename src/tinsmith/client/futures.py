@@ -8,9 +8,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Generator
 from concurrent.futures import Future
+from numbers import Real
 from typing import Any, Generic, TypeVar
 
 from tinsmith.client.loop import loop_thread
+from tinsmith.core.errors import UserError
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -33,8 +35,10 @@ class APIFuture(Generic[T]):
 
         Raises:
             TimeoutError: there is no outcome yet.
+            UserError: `timeout` is no number of seconds.
             RuntimeError: called on the SDK's own loop, where waiting could never end.
         """
+        _check_timeout(timeout)
         if not self._future.done() and loop_thread().is_current():
             raise RuntimeError(
                 f"{self._label}: result() would block the SDK's own event loop; await it instead"
@@ -48,6 +52,7 @@ class APIFuture(Generic[T]):
 
     async def result_async(self, timeout: float | None = None) -> T:  # noqa: ASYNC109 - the SDK's name
         """Await the outcome, at most `timeout` seconds; the work goes on after a timeout."""
+        _check_timeout(timeout)
         if timeout is None:
             return await self
         waiter = asyncio.wrap_future(self._future)
@@ -103,6 +108,15 @@ class ClientFuture(APIFuture[T]):
 # The Tinker SDK has a class for each kind of client; annotations in scripts name them.
 BackcompatTrainingClientFuture = ClientFuture
 BackcompatSamplingClientFuture = ClientFuture
+
+
+def _check_timeout(timeout: object) -> None:
+    is_number = isinstance(timeout, Real) and not isinstance(timeout, bool)
+    if timeout is not None and not (is_number and timeout == timeout):  # NaN equals nothing
+        raise UserError(
+            f"timeout={timeout!r}: must be a number of seconds, or None to wait for ever",
+            field="timeout",
+        )
 
 
 def _mark_read(waiter: asyncio.Future[Any]) -> None:

@@ -330,7 +330,17 @@ class RestClient(SessionlessClient):
         )
 
     def search_sessions(self, request: SessionSearchRequest) -> APIFuture[SessionSearchResponse]:
-        """A page of the sessions that match, newest first."""
+        """A page of the sessions that match, newest first.
+
+        Raises:
+            UserError: `request` is something else, such as a dict.
+        """
+        if not isinstance(request, SessionSearchRequest):  # pyright: ignore[reportUnnecessaryIsInstance] - scripts are not type-checked
+            raise UserError(
+                f"request: must be a SessionSearchRequest, not {type(request).__name__}",
+                field="request",
+                hint="SessionSearchRequest() finds every session",
+            )
         return self._ask(_request("sessions/search", request), SessionSearchResponse)
 
     def assign_session_project(self, session_id: str, project_id: str) -> APIFuture[None]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Callable, Coroutine, Mapping
+from numbers import Integral, Real
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -94,10 +95,13 @@ class ServiceClient:
             UserError: an argument is out of range.
         """
         timeout_s = timeout.read if isinstance(timeout, httpx.Timeout) else timeout
-        if timeout_s is None or timeout_s <= 0:
-            raise UserError(f"timeout={timeout_s}: must be positive, in seconds", field="timeout")
-        if max_retries < 0:
-            raise UserError(f"max_retries={max_retries}: must be 0 or more", field="max_retries")
+        if not _is_number(timeout_s, Real) or not timeout_s > 0:
+            raise UserError(f"timeout={timeout_s!r}: must be positive, in seconds", field="timeout")
+        if not _is_number(max_retries, Integral) or max_retries < 0:
+            raise UserError(
+                f"max_retries={max_retries!r}: must be a whole number, 0 or more",
+                field="max_retries",
+            )
         settings = settings_from(base_url, api_key)
         self._connection = Connection(
             dataclasses.replace(
@@ -452,6 +456,10 @@ class ServiceClient:
             return base_model
         path = Path(base_model).expanduser()
         return str(path.resolve()) if path.is_dir() else base_model
+
+
+def _is_number(value: object, kind: type[Real]) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)
 
 
 def _log_unfinished(error: TinsmithError) -> None:

@@ -113,7 +113,8 @@ def lane_position_of_head(head: bytes, media_type: str) -> tuple[str, int] | Non
             end += value if tag == MODEL_ID_TAG else 0
     except IndexError:
         return None  # it ends within them
-    return lane_position(head[:end], media_type)
+    position = lane_position(head[:end], media_type)
+    return position if position is not None and all(position) else None
 
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:

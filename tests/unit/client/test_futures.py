@@ -1,12 +1,15 @@
 import asyncio
+import math
 import threading
 import time
+from typing import Any
 
 import pytest
 
 from tinsmith.client.futures import APIFuture, ClientFuture, start
 from tinsmith.client.gathering import gather
 from tinsmith.client.loop import loop_thread, run_in_daemon_thread
+from tinsmith.core.errors import UserError
 
 
 async def soon(value: object = 7) -> object:
@@ -65,6 +68,16 @@ async def test_a_timeout_leaves_the_work_going() -> None:
         await future.result_async(0.02)
     loop_thread().loop.call_soon_threadsafe(release.set)
     assert await future.result_async(5) == "done"
+
+
+@pytest.mark.parametrize("wrong", ["x", True, math.nan])
+async def test_a_timeout_that_is_no_number_is_refused_by_name(wrong: Any) -> None:
+    future = start(soon, "work")
+    with pytest.raises(UserError, match=r"timeout=.*: must be a number of seconds"):
+        future.result(wrong)
+    with pytest.raises(UserError, match=r"timeout=.*: must be a number of seconds"):
+        await future.result_async(wrong)
+    assert await future == 7
 
 
 def test_a_failure_is_raised_as_it_is_also_when_it_is_a_timeout() -> None:

@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -184,6 +185,9 @@ async def test_sessions_are_listed_found_and_moved(
         "owner": {"type": "own"},
         "limit": 50,
     }
+    nothing: Any = {}  # as a script without types has it
+    with pytest.raises(UserError, match="request: must be a SessionSearchRequest, not dict"):
+        client.search_sessions(nothing)
     await client.assign_session_project_async("S", "p")
     moved = server.of("sessions/S/project")[0]
     assert (moved.method, moved.json) == ("PUT", {"project_id": "p"})

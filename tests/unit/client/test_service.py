@@ -1,9 +1,11 @@
 import gc
 import json
+import math
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -354,6 +356,13 @@ def test_an_answer_that_breaks_the_protocol_is_named(
 def test_arguments_out_of_range_are_refused_by_name(service: ServiceClient) -> None:
     with pytest.raises(UserError, match="timeout=0: must be positive"):
         ServiceClient(base_url="http://x", timeout=0)
+    wrong: Any  # as a script without types has it
+    for wrong in ("x", True, math.nan, [1]):
+        with pytest.raises(UserError, match=r"timeout=.*: must be positive, in seconds"):
+            ServiceClient(base_url="http://x", timeout=wrong)
+    for wrong in ("3", 1.5, None):
+        with pytest.raises(UserError, match=r"max_retries=.*: must be a whole number"):
+            ServiceClient(base_url="http://x", max_retries=wrong)
     with pytest.raises(UserError, match="max_retries=-1"):
         ServiceClient(base_url="http://x", max_retries=-1)
     with pytest.raises(UserError, match=r"must start with http.*try http://localhost:1"):

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
+from tests.unit.engine.random_models import save_random_model
+from tests.unit.engine.sampling_reference import job, sample
 from tests.unit.server.fakes import FakeEngine
+from tinsmith.engine.engine import Engine
 from tinsmith.engine.jobs import SampledToken, SampleJob, SampleResult
 from tinsmith.server.sample_runner import SampleRunner
 from tinsmith.types import SamplingParams
@@ -73,3 +77,34 @@ def test_a_stream_whose_tokens_are_told_does_not_begin_again() -> None:
     failed = [job_id for job_id, result in results.items() if result.error is not None]
     assert sorted(failed) == ["bad", "stream"]
     assert results["good"].response is not None
+
+
+def test_the_others_draw_what_they_would_have_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = Engine(str(save_random_model(tmp_path / "model", "qwen3")))
+    jobs = [job(f"s{i}", None, [i + 1, 5], num_samples=2, seed=i) for i in range(5)]
+    expected = {each.job_id: sample(engine.sampler, each)[0] for each in jobs}
+    sampler = engine.sampler
+    decode = sampler._decode
+    num_steps = 0
+
+    def break_in_the_middle() -> None:
+        nonlocal num_steps
+        num_steps += 1
+        if num_steps > 3 and any(e.state.job.job_id == "s2" for e in sampler._rows.live()):
+            raise RuntimeError("a step with s2 in it")
+        decode()
+
+    monkeypatch.setattr(sampler, "_decode", break_in_the_middle)
+    runner = SampleRunner(engine)
+    for each in jobs:
+        assert runner.submit(each) == []
+    results = run(runner)
+    assert "a step with s2 in it" in str(results.pop("s2").error)
+    found = {job_id: result.response for job_id, result in results.items()}
+    assert found.keys() == expected.keys() - {"s2"}
+    for job_id, response in found.items():
+        assert response is not None
+        for ours, theirs in zip(response.sequences, expected[job_id].sequences, strict=True):
+            assert ours.tokens == theirs.tokens
