@@ -136,11 +136,11 @@ def _upload(adapter: Path, path: str, push: _Push, *, has_card: bool) -> str:
     except ImportError as error:
         raise missing_extra("huggingface_hub", "engine") from error
     names = sorted(file.name for file in adapter.iterdir()) + ["README.md"] * has_card
-    patterns = {"allow_patterns": push.allow_patterns, "ignore_patterns": push.ignore_patterns}
-    if not list(filter_repo_objects(names, **patterns)):
+    allowed, ignored = push.allow_patterns, push.ignore_patterns
+    if not list(filter_repo_objects(names, allow_patterns=allowed, ignore_patterns=ignored)):
         raise UserError(
             f"path={path!r}: the patterns leave nothing to push of {', '.join(names)}",
-            field="allow_patterns" if push.allow_patterns else "ignore_patterns",
+            field="allow_patterns" if allowed else "ignore_patterns",
             hint="patterns are those of the shell, such as --allow-pattern '*.safetensors'",
         )
     api = HfApi()
@@ -156,7 +156,8 @@ def _upload(adapter: Path, path: str, push: _Push, *, has_card: bool) -> str:
             commit_message=push.message,
             revision=push.revision,
             create_pr=push.as_pull_request,
-            **patterns,
+            allow_patterns=allowed,
+            ignore_patterns=ignored,
         )
     except (HfHubHTTPError, httpx.HTTPError, OSError) as error:
         raise _failure(push.repo_id, error) from error

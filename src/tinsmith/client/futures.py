@@ -111,7 +111,7 @@ BackcompatSamplingClientFuture = ClientFuture
 
 
 def _check_timeout(timeout: object) -> None:
-    is_number = isinstance(timeout, Real) and not isinstance(timeout, bool)
+    is_number = not isinstance(timeout, bool) and isinstance(timeout, Real)
     if timeout is not None and not (is_number and timeout == timeout):  # NaN equals nothing
         raise UserError(
             f"timeout={timeout!r}: must be a number of seconds, or None to wait for ever",

@@ -95,7 +95,7 @@ class ServiceClient:
             UserError: an argument is out of range.
         """
         timeout_s = timeout.read if isinstance(timeout, httpx.Timeout) else timeout
-        if not _is_number(timeout_s, Real) or not timeout_s > 0:
+        if timeout_s is None or not _is_number(timeout_s, Real) or not timeout_s > 0:
             raise UserError(f"timeout={timeout_s!r}: must be positive, in seconds", field="timeout")
         if not _is_number(max_retries, Integral) or max_retries < 0:
             raise UserError(
@@ -459,7 +459,7 @@ class ServiceClient:
 
 
 def _is_number(value: object, kind: type[Real]) -> bool:
-    return isinstance(value, kind) and not isinstance(value, bool)
+    return not isinstance(value, bool) and isinstance(value, kind)
 
 
 def _log_unfinished(error: TinsmithError) -> None:

@@ -183,5 +183,5 @@ def remove_checkpoints(connection: Connection, paths: Sequence[str]) -> None:
     connection.execute(sa.delete(checkpoints).where(checkpoints.c.path.in_(paths)))
 
 
-def _rows(connection: Connection, select: sa.SelectBase) -> list[Row]:
+def _rows(connection: Connection, select: sa.Executable) -> list[Row]:
     return [dict(row) for row in connection.execute(select).mappings()]
