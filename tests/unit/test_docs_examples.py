@@ -19,7 +19,7 @@ from tinsmith.algorithms.loss_inputs import LOSS_INPUTS
 from tinsmith.cli.app import COMMANDS, tinsmith
 from tinsmith.cli.config_flags import parse_config
 from tinsmith.regularizers import Regularizer, RegularizerConfig, list_regularizers
-from tinsmith.training import PreferenceConfig, SupervisedConfig, names
+from tinsmith.training import PreferenceConfig, RLConfig, SupervisedConfig, names
 
 BLOCKS = [block for page in PAGES for block in blocks_of(page)]
 # Messages are often spread over several literals; here they are joined again.
@@ -33,7 +33,11 @@ SOURCE_TEXT = re.sub(
 )
 
 
-CONFIGS: dict[str, type[BaseModel]] = {"sft": SupervisedConfig, "dpo": PreferenceConfig}
+CONFIGS: dict[str, type[BaseModel]] = {
+    "sft": SupervisedConfig,
+    "dpo": PreferenceConfig,
+    "rl": RLConfig,
+}
 
 
 def of_language(language: str) -> list[Block]:

@@ -44,7 +44,8 @@ def test_using_the_public_names_loads_nothing_heavy() -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [[], ["train"], ["train", "sft"], ["train", "dpo"], ["serve"], ["sample"]]
+    "words",
+    [[], ["train"], ["train", "sft"], ["train", "dpo"], ["train", "rl"], ["serve"], ["sample"]],
 )
 def test_help_loads_nothing_heavy(words: list[str]) -> None:
     run = f"from tinsmith.cli import main\nassert main({[*words, '--help']!r}) == 0"

@@ -15,11 +15,12 @@ from tinsmith.cli.lazy import LazyCommand, LazyGroup
 if TYPE_CHECKING:
     from tinsmith.training import RunResult
 
-__all__ = ["dpo", "sft", "train"]
+__all__ = ["dpo", "rl", "sft", "train"]
 
 COMMANDS = {
     "sft": LazyCommand("tinsmith.cli.train:sft", "Fine-tune on conversations."),
     "dpo": LazyCommand("tinsmith.cli.train:dpo", "Learn from comparisons of answers."),
+    "rl": LazyCommand("tinsmith.cli.train:rl", "Learn from the rewards of sampled answers."),
 }
 
 _SOURCES = """Settings come from the defaults, then from each --config FILE (TOML, left to right),
@@ -36,7 +37,8 @@ class Trainer:
         config: Names of its configuration and of the function that runs one, in
             `tinsmith.training`.
         data: What the positional argument is.
-        compared: Metrics shown before and after, by what they are called.
+        compared: Metrics shown at the end, and before where they were measured, by what they are
+            called.
     """
 
     command: str
@@ -60,6 +62,15 @@ DPO = Trainer(
     """Learn from comparisons by direct preference optimization: a JSONL file whose lines are
 {"prompt": ..., "chosen": ..., "rejected": ...}.""",
     {"eval/pair_accuracy": "held-out accuracy", "eval/margin": "margin"},
+)
+
+RL = Trainer(
+    "rl",
+    "RLConfig",
+    "run_rl",
+    """Learn from the rewards of sampled answers: a JSONL file whose lines are
+{"question": ..., "answer": ...}, and --reward NAME, which grades an answer.""",
+    {"reward/mean": "mean reward of the last step", "sample/score": "held-out score"},
 )
 
 
@@ -112,6 +123,7 @@ def _command(trainer: Trainer) -> click.Command:
 
 sft = _command(SFT)
 dpo = _command(DPO)
+rl = _command(RL)
 
 
 def _print(result: "RunResult", compared: Mapping[str, str], *, as_json: bool) -> None:
@@ -123,8 +135,9 @@ def _print(result: "RunResult", compared: Mapping[str, str], *, as_json: bool) -
         print(f" (resumed after {result.resumed_from_step})", end="")
     for metric, what in compared.items():
         before, after = result.metrics_before.get(metric), result.metrics.get(metric)
-        if before is not None and after is not None:
-            print(f"; {what} {before:.4f} -> {after:.4f}", end="")
+        if after is not None:
+            shown = f"{after:.4f}" if before is None else f"{before:.4f} -> {after:.4f}"
+            print(f"; {what} {shown}", end="")
     print()
     print(f"run       {result.run_dir}")
     print(f"adapter   {result.adapter_dir or result.sampler_path}")

@@ -2,7 +2,8 @@
 
 Each method has a configuration, an asynchronous function and its synchronous face:
 `SupervisedConfig`, `train_supervised`, `run_supervised` fine-tune on conversations;
-`PreferenceConfig`, `train_preference`, `run_preference` learn from comparisons (DPO).
+`PreferenceConfig`, `train_preference`, `run_preference` learn from comparisons (DPO);
+`RLConfig`, `train_rl`, `run_rl` learn from the rewards of sampled answers.
 """
 
 from tinsmith.training.checkpoints import CheckpointRecord
@@ -12,6 +13,9 @@ from tinsmith.training.loop import TrainingDivergedError
 from tinsmith.training.preference import run as run_preference
 from tinsmith.training.preference import train as train_preference
 from tinsmith.training.preference_config import PreferenceConfig
+from tinsmith.training.rl import run as run_rl
+from tinsmith.training.rl import train as train_rl
+from tinsmith.training.rl_config import RLConfig
 from tinsmith.training.run import RunResult
 from tinsmith.training.sampling_evaluators import SamplingEvaluator
 from tinsmith.training.saving import Stateful
@@ -23,6 +27,7 @@ __all__ = [
     "Evaluator",
     "NLLEvaluator",
     "PreferenceConfig",
+    "RLConfig",
     "RunResult",
     "SampleEvalConfig",
     "SamplingEvaluator",
@@ -30,7 +35,9 @@ __all__ = [
     "SupervisedConfig",
     "TrainingDivergedError",
     "run_preference",
+    "run_rl",
     "run_supervised",
     "train_preference",
+    "train_rl",
     "train_supervised",
 ]

@@ -234,7 +234,14 @@ class Loop:
         }
         self.outputs.log(step, metrics)
         self.outputs.progress.update(step, metrics[self.job.method.columns[0]], tokens_per_s)
+        self._show_batch(step)
         self._check_finite(step, measured)
+
+    def _show_batch(self, step: int) -> None:
+        """Put the batch into the transcript, as often as held-out data is looked at."""
+        is_shown = step in (1, self.job.num_steps) or _is_due(step, self.config.eval_every)
+        if self.outputs.transcript is not None and is_shown:
+            self.objective.show_batch(self.outputs.transcript, step)
 
     def _check_finite(self, step: int, measured: Mapping[str, float]) -> None:
         for name, value in measured.items():
@@ -282,7 +289,6 @@ class Loop:
             return
         page.heading(f"Step {step}")
         page.table(metrics)
-        self.objective.show_batch(page)
         for answer in () if self.job.answers is None else self.job.answers.take_answers():
             asked = [(m["role"], content_text(m)) for m in answer.prompt]
             page.conversation(

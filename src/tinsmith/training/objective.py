@@ -63,6 +63,6 @@ class Objective(Protocol):
         """Put examples of the data into the transcript, once."""
         ...
 
-    def show_batch(self, page: TranscriptWriter) -> None:
-        """Put what there is to see of the newest batch into the transcript."""
+    def show_batch(self, page: TranscriptWriter, step: int) -> None:
+        """Put what there is to see of a step's batch, the newest, into the transcript."""
         ...

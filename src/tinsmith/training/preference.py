@@ -246,7 +246,7 @@ class PreferenceObjective:
                     [(p.text, p.is_trained) for p in pieces],
                 )
 
-    def show_batch(self, page: TranscriptWriter) -> None:
+    def show_batch(self, page: TranscriptWriter, step: int) -> None:
         """Nothing: a batch is data, which is shown once."""
 
 

@@ -24,6 +24,9 @@ from tinsmith.types import (
     ForwardBackwardOutput,
     ModelInput,
     OptimStepResponse,
+    SampledSequence,
+    SampleResponse,
+    SamplingParams,
     SaveWeightsForSamplerResponse,
     SaveWeightsResponse,
     TensorData,
@@ -63,7 +66,7 @@ class FakeTrainingClient:
         return self._pass(data, loss_fn, backward=False)
 
     def forward_backward(self, data: list[Datum], loss_fn: str, config: Any = None) -> Later:
-        return self._pass(data, loss_fn, backward=True)
+        return self._pass(data, loss_fn, config, backward=True)
 
     def forward_backward_custom(self, data: list[Datum], loss_fn: Any, **options: Any) -> Later:
         """The real composition over this model's logprobs, by the two passes of the SDK."""
@@ -98,8 +101,11 @@ class FakeTrainingClient:
         output = loss.finished(answer, {}) if options else answer
         return Later(output, self.service.calls, "forward_backward_custom")
 
-    def _pass(self, data: list[Datum], loss_fn: str, *, backward: bool) -> Later:
-        assert loss_fn == "cross_entropy"
+    def _pass(
+        self, data: list[Datum], loss_fn: str, config: Any = None, *, backward: bool
+    ) -> Later:
+        if loss_fn != "cross_entropy":
+            return self._policy_pass(data, loss_fn, config or {})
         kind = "forward_backward" if backward else "forward"
         self._say(f"{kind} at {self.state.num_steps}")
         for datum in data:  # as a service that knows these two inputs alone
@@ -119,6 +125,30 @@ class FakeTrainingClient:
             loss_fn_output_type="TensorData", loss_fn_outputs=outputs, metrics={"loss:sum": loss}
         )
         return Later(output, self.service.calls, f"{kind} at {self.state.num_steps}")
+
+    def _policy_pass(self, data: list[Datum], loss_fn: str, config: Any) -> Later:
+        """A loss of the service, as cross-entropy with the same gradient by the logprobs."""
+        import torch
+
+        from tinsmith.algorithms.losses import find_loss
+
+        forward = self._pass(forward_data(data), "cross_entropy", backward=False).value
+        weighted: list[Datum] = []
+        for datum, output in zip(data, forward.loss_fn_outputs, strict=True):
+            inputs = {name: value.to_torch() for name, value in datum.loss_fn_inputs.items()}
+            targets = inputs.pop("target_tokens")
+            assert set(inputs) == {"logprobs", "advantages"}  # a service takes nothing else
+            logprobs = output["logprobs"].to_torch().requires_grad_(True)
+            find_loss(loss_fn).fn(logprobs, inputs, config)[0].sum().backward()
+            weights = -torch.as_tensor(logprobs.grad)
+            weighted.append(
+                Datum(datum.model_input, {"target_tokens": targets, "weights": weights})
+            )
+        return self._pass(weighted, "cross_entropy", backward=True)
+
+    def save_weights_and_get_sampling_client(self) -> Later:
+        self._say(f"sampling client at {self.state.num_steps}")
+        return Later(FakePolicy(self.state.w), self.service.calls, "sampling client")
 
     def optim_step(self, params: AdamParams) -> Later:
         state = self.state
@@ -166,6 +196,21 @@ class FakePolicy:
         tokens = np.array(prompt.to_ints()[1:])
         known = np.full(len(tokens), -0.7) if self.w is None else logprobs_of(tokens, self.w)
         future.set_result([None, *known.tolist()])
+        return future
+
+    def sample(self, prompt: ModelInput, num_samples: int, params: SamplingParams) -> Any:
+        """Tokens whose likelihood grows with `(token % 7) * w`, three to six of them."""
+        assert self.w is not None
+        rng = np.random.default_rng(params.seed)
+        tokens = np.arange(300, 307)
+        chances = np.exp(logprobs_of(tokens, self.w))
+        sequences = []
+        for _ in range(num_samples):
+            drawn = rng.choice(tokens, size=rng.integers(3, 7), p=chances / chances.sum())
+            drawn = drawn[: params.max_tokens]
+            sequences.append(SampledSequence("length", "", drawn, logprobs_of(drawn, self.w)))
+        future = Answer()
+        future.set_result(SampleResponse(sequences=sequences))
         return future
 
 
