@@ -73,6 +73,15 @@ def test_a_served_model_answers_the_same_for_the_same_seed(
     assert first.stderr == ""
 
 
+def test_serving_ends_where_no_given_model_can_be_loaded(tmp_path: Path) -> None:
+    words = ["--port", "0", "--model", "tinsmith/tiny", "--device", "gpu"]
+    done = run_tinsmith("serve", *words, "--state-dir", str(tmp_path))
+    assert done.returncode == 2
+    assert done.stderr.count("device='gpu': cannot be used: ") == 1
+    assert "hint: leave it out" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_plain_text_is_continued_with_raw(served: tuple[str, subprocess.Popen[str]]) -> None:
     words = ["sample", "-", "--raw", "--max-tokens", "5", "--base-url", served[0], "--json"]
     done = run_tinsmith(*words, stdin="Once upon a time")

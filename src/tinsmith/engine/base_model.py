@@ -117,11 +117,12 @@ def load_base_model(
         dtype: default bfloat16 on CUDA, float32 elsewhere.
 
     Raises:
-        ConfigError: the model cannot be found, or is of a kind that the engine cannot train.
+        ConfigError: the model cannot be found, or is of a kind that the engine cannot train; or
+            there is no such device.
     """
     from transformers import AutoModelForCausalLM
 
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = _checked_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
     source = _resolve_source(name_or_path)
     try:
@@ -136,6 +137,17 @@ def load_base_model(
         ) from error
     directory = Path(source) if Path(source).is_dir() else None
     return wrap_model(model.to(device), name=name_or_path, directory=directory)
+
+
+def _checked_device(device: str | torch.device) -> torch.device:
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ConfigError(
+            f"device={str(device)!r}: cannot be used: {_first_line(error)}",
+            field="device",
+            hint="leave it out to take CUDA where there is some, else the CPU",
+        ) from error
 
 
 def wrap_model(model: Any, *, name: str, directory: Path | None = None) -> BaseModel:

@@ -85,10 +85,21 @@ class EnginePool:
         futures: FutureStore,
         *,
         on_models_lost: Callable[[list[str]], None] = lambda _: None,
+        on_no_start: Callable[[TinsmithError], bool] = lambda _: False,
     ) -> None:
-        """No engine runs yet; `on_models_lost` hears which models died with one."""
+        """No engine runs yet.
+
+        Args:
+            config: of the service.
+            futures: where results go.
+            on_models_lost: hears which models died with an engine.
+            on_no_start: hears why the last engine did not load, where none ever did; True means
+                that it says so itself.
+        """
         self._config = config
         self._on_models_lost = on_models_lost
+        self._on_no_start = on_no_start
+        self._has_loaded = False
         self._futures = futures
         self._units: dict[str, EngineUnit] = {}
         self._is_closing = False
@@ -128,5 +139,10 @@ class EnginePool:
         self._on_models_lost(lost_models)
         if self._units.get(unit.facts.name) is unit:
             del self._units[unit.facts.name]
-        if not self._is_closing:
-            logger.error("%s", unit.client.failure)
+        self._has_loaded |= unit.info is not None
+        failure = unit.client.failure
+        if self._is_closing or failure is None:
+            return
+        is_hopeless = not self._units and not self._has_loaded
+        if not (is_hopeless and self._on_no_start(failure)):
+            logger.error("%s", failure)

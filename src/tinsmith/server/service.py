@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from functools import partial
 
-from tinsmith.core.errors import ServerError
+from tinsmith.core.errors import ServerError, TinsmithError
 from tinsmith.server.access import viewer_of
 from tinsmith.server.archives import ArchiveLinks
 from tinsmith.server.base_models import BaseModelCatalog
@@ -43,6 +43,8 @@ class Service:
     def __init__(self, config: ServerConfig, metadata: MetadataStore) -> None:
         self.config = config
         self.on_idle: Callable[[], None] | None = None
+        self.failure: TinsmithError | None = None
+        """Why there is nothing to serve."""
         self.metadata = metadata
         self.futures = FutureStore(
             keep_s=config.limits.result_keep_s,
@@ -59,7 +61,9 @@ class Service:
         self.keys = KeyRegistry(metadata, config.api_key)
         self.archive_links = ArchiveLinks()
         self.runs = RunCatalog(metadata, session_timeout_s=config.limits.session_timeout_s)
-        self.engines = EnginePool(config, self.futures, on_models_lost=self._lose_models)
+        self.engines = EnginePool(
+            config, self.futures, on_models_lost=self._lose_models, on_no_start=self._give_up
+        )
         self.sessions = SessionRegistry(
             self.store,
             config.limits,
@@ -136,6 +140,17 @@ class Service:
         with contextlib.suppress(ServerError):  # the database is away: the next start settles it
             end = partial(queries.end_boot, boot_id=self.futures.boot_id, now_s=time.time())
             await self.metadata.run(end)
+
+    def _give_up(self, failure: TinsmithError) -> bool:
+        """Ends a service whose given models cannot be loaded; its starter tells the failure.
+
+        One that a client embeds stays, to tell that client why.
+        """
+        if not self.config.models or self.config.ready_file is not None:
+            return False
+        self.failure = failure
+        self._go_idle()
+        return True
 
     def _lose_models(self, model_ids: list[str]) -> None:
         for model_id in model_ids:

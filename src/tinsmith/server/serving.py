@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 import uvicorn
 
-from tinsmith.core.errors import ConfigError
+from tinsmith.core.errors import ConfigError, TinsmithError
 from tinsmith.core.ids import new_id
 from tinsmith.core.jsonio import dumps
 from tinsmith.server.app import make_app
@@ -70,16 +70,20 @@ def serve(config: ServerConfig) -> int:
     """Serves until a signal or the idle exit; returns the exit code.
 
     Raises:
-        ConfigError: the address cannot be listened on, or a given model is not there.
+        ConfigError: the address cannot be listened on, a given model is not there, or the device.
+        ServerError: none of the given models can be loaded.
     """
     if config.api_key is None and config.ready_file is not None:
         config = config.model_copy(update={"api_key": f"tml-{secrets.token_urlsafe(32)}"})
     with _listen(config) as sock:
-        asyncio.run(_serve(config, sock))
+        failure = asyncio.run(_serve(config, sock))
+    if failure is not None:
+        raise failure
     return 0
 
 
-async def _serve(config: ServerConfig, sock: socket.socket) -> None:
+async def _serve(config: ServerConfig, sock: socket.socket) -> TinsmithError | None:
+    """Serves; returns why it ended before its time."""
     host, port = sock.getsockname()[:2]
     url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     async with Service.running(config) as service:
@@ -96,6 +100,8 @@ async def _serve(config: ServerConfig, sock: socket.socket) -> None:
         )
         server = _Server(uvicorn_config, service)
         service.on_idle = server.stop.set
+        if service.failure is not None:
+            server.stop.set()
         # What has been imported and made so far stays: the collector need not walk it again and
         # again, which would cost every request a share.
         gc.collect()
@@ -104,6 +110,7 @@ async def _serve(config: ServerConfig, sock: socket.socket) -> None:
         logger.info("listening on %s", url)
         with _ready_file(config, url):
             await server.serve(sockets=[sock])
+        return service.failure
 
 
 @contextlib.contextmanager

@@ -19,6 +19,8 @@ from tinsmith.cli.conformance.registry import (
     expect_close,
 )
 from tinsmith.cli.conformance.sheet import Line, Sheet, print_sheet, run_checks
+from tinsmith.cli.conformance.wire import Wire
+from tinsmith.core.errors import ConfigError
 
 
 def test_without_the_official_client_the_line_that_installs_it_is_named(
@@ -30,6 +32,14 @@ def test_without_the_official_client_the_line_that_installs_it_is_named(
     )
     assert main(["conformance", "http://127.0.0.1:9"]) == 1
     assert 'pip install "tinsmith[conformance]"' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:1", "ftp://127.0.0.1", "127.0.0.1:8000"])
+def test_an_address_where_nobody_answers_is_refused_at_once(url: str) -> None:
+    # The official client would try for minutes.
+    with pytest.raises(ConfigError, match=f"url='{url}': no answer: ") as caught:
+        Wire(url, "tml-key", timeout_s=5).check_reachable()
+    assert "http://127.0.0.1:8000" in (caught.value.hint or "")
 
 
 def test_the_list_needs_no_server(capsys: pytest.CaptureFixture[str]) -> None:

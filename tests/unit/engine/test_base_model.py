@@ -131,3 +131,10 @@ def test_adapters_are_named_once_and_of_sensible_rank(model_dir: Path) -> None:
             "b", LoraConfig.model_construct(**{**LoraConfig(rank=1).model_dump(), "rank": 100000})
         )
     assert not engine.has_adapter("b")
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:63", "cpu:x"])
+def test_a_device_that_is_not_there_is_a_settings_error(model_dir: Path, device: str) -> None:
+    with pytest.raises(ConfigError, match=f"device='{device}': cannot be used: ") as caught:
+        load_base_model(str(model_dir), device)
+    assert caught.value.field == "device"

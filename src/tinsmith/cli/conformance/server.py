@@ -39,6 +39,9 @@ class Server:
         tolerance: how far logprobs may differ by rounding.
         timeout_s: the longest wait for one result.
         restart: restarts the server at the same address, or None.
+
+    Raises:
+        ConfigError: nobody answers at the address.
     """
 
     def __init__(
@@ -61,6 +64,7 @@ class Server:
         self.restart = restart
         self._base_model = base_model
         self.wire = Wire(self.url, api_key, timeout_s)
+        self.wire.check_reachable()
         self.client: Any = self.connect()
 
     def __enter__(self) -> Self:

@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 
 from tinsmith.cli.conformance.registry import CheckFailed, expect
+from tinsmith.core.errors import ConfigError
 from tinsmith.types import Datum, ForwardBackwardOutput, ModelInput, SampleResponse
 from tinsmith.types.codec import (
     decode_forward_backward_output,
@@ -28,6 +29,7 @@ class Wire:
     """One session of a server, request by request."""
 
     def __init__(self, url: str, api_key: str, timeout_s: float) -> None:
+        self._url = url
         self._timeout_s = timeout_s
         self._http = httpx.Client(
             base_url=f"{url}/api/v1/",
@@ -41,6 +43,21 @@ class Wire:
     def close(self) -> None:
         """Let go of the connections."""
         self._http.close()
+
+    def check_reachable(self) -> None:
+        """Ask for anything, once: the official client would try for minutes.
+
+        Raises:
+            ConfigError: nobody speaks HTTP at the address.
+        """
+        try:
+            self._http.get("get_server_capabilities")
+        except (httpx.TransportError, httpx.InvalidURL) as error:
+            raise ConfigError(
+                f"url={self._url!r}: no answer: {error}",
+                field="url",
+                hint="give the address of a server that runs, such as http://127.0.0.1:8000",
+            ) from error
 
     @property
     def session_id(self) -> str:
