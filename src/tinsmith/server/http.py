@@ -140,7 +140,7 @@ def parse_json(model_type: type[ModelT], body: bytes) -> ModelT:
     try:
         parsed = model_type.model_validate_json(body)
     except ValidationError as exc:
-        raise user_error(exc, model_type) from exc
+        raise user_error(exc, model_type, root="body") from exc
     _check_storable(getattr(parsed, "user_metadata", None))
     if b"\\u0000" in body and not isinstance(parsed, SampleRequest):
         _check_texts(parsed)

@@ -98,8 +98,10 @@ def allowed(test: Callable[[Any], bool], rule: str, hint: str | None = None) -> 
     return AfterValidator(check)
 
 
-def user_error(error: ValidationError, model: type[BaseModel] | None = None) -> UserError:
-    """Say the first complaint of pydantic as `field=value: rule; hint`.
+def user_error(
+    error: ValidationError, model: type[BaseModel] | None = None, *, root: str = "value"
+) -> UserError:
+    """Say the first complaint of pydantic as `field=value: rule; hint`; `root` names the whole.
 
     Example:
         >>> from tinsmith.types import LoraConfig
@@ -111,13 +113,15 @@ def user_error(error: ValidationError, model: type[BaseModel] | None = None) -> 
     details = error.errors(include_url=False)[0]
     context = cast("dict[str, object]", details.get("ctx", {}))
     inner = context.get("error")
-    field = _field_name(details, inner)
+    field = _field_name(details, inner) or root
     others = error.error_count() - 1
     more = f" (and {others} more)" if others else ""
     if details["type"] == "extra_forbidden":
         return ConfigError(
             f"{field}: unknown field{more}", field=field, hint=_nearest_field(field, model)
         )
+    if details["type"] == "json_invalid":  # what was sent instead is no value of the field
+        return ConfigError(f"{field}: {_decapitalised(details['msg'])}", field=field)
     if details["type"] == "missing":
         return ConfigError(f"{field}: missing{more}", field=field)
     if isinstance(inner, UserError):
@@ -135,7 +139,7 @@ def _field_name(details: ErrorDetails, inner: object) -> str:
     parts = [str(part) for part in details["loc"] if str(part) not in _TAGS]
     if isinstance(inner, UserError) and inner.field and (not parts or parts[-1] != inner.field):
         parts.append(inner.field)
-    return ".".join(parts) or "value"
+    return ".".join(parts)
 
 
 _TAGS = frozenset(

@@ -30,6 +30,24 @@ async def test_json_nested_without_end_is_the_sender_s_error(tmp_path: Path, end
     assert (answer.status_code, answer.json()["category"]) == (400, "user")
 
 
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b'{"api_key": "secret', "body: invalid JSON: EOF while parsing a string"),
+        (b"", "body: invalid JSON: EOF while parsing a value"),
+        (b"[]", "body=[]: input should be an object"),
+    ],
+)
+async def test_a_body_that_is_no_object_is_named_the_body(
+    tmp_path: Path, body: bytes, said: str
+) -> None:
+    async with running_service(state_dir=tmp_path) as (_, client):
+        answer = await client.post("create_session", content=body)
+    assert (answer.status_code, answer.json()["field"]) == (400, "body")
+    assert answer.json()["message"].startswith(said)
+    assert "secret" not in answer.text
+
+
 @pytest.mark.parametrize("base_model", ["x" * 10_000, "y/" * 3_000, "~nobody-of-this-name", "a\0b"])
 async def test_a_base_model_that_cannot_be_a_path_is_unknown(
     tmp_path: Path, base_model: str
