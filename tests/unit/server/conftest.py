@@ -8,17 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.postgres import find_programs, running_postgres
+from tests.postgres import require_programs, running_postgres
 from tests.unit.server.services import Start, running_service
 from tinsmith.core.ids import new_id
 
 
 @pytest.fixture(scope="session")
 def postgres_url() -> Iterator[str]:
-    programs = find_programs()
-    if programs is None:
-        pytest.skip("PostgreSQL is not installed here: nothing was tested against it")
-    with running_postgres(programs) as url:
+    with running_postgres(require_programs()) as url:
         yield url
 
 

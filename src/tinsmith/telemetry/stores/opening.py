@@ -11,6 +11,7 @@ from tinsmith.core.errors import ConfigError, unknown_name
 from tinsmith.core.paths import telemetry_dir
 from tinsmith.telemetry.stores.base import Store
 from tinsmith.telemetry.stores.memory import MemoryStore
+from tinsmith.telemetry.stores.postgres import PostgresStore
 from tinsmith.telemetry.stores.sqlite import SqliteStore
 
 __all__ = ["OFF", "default_address", "open_store"]
@@ -28,7 +29,8 @@ def open_store(address: str | Path | None = None) -> Store:
     """Open a store; close it when done.
 
     Args:
-        address: A folder, in which each run is a SQLite file; or `sqlite:///FOLDER`, or `memory:`.
+        address: A folder, in which each run is a SQLite file; or `sqlite:///FOLDER`, or `memory:`,
+            or `postgresql://USER@HOST:PORT/DATABASE`.
             By default what `TINSMITH_RECORD` says, else `telemetry/` in Tinsmith's data folder.
 
     Raises:
@@ -75,4 +77,13 @@ def _open_sqlite(rest: str) -> Store:
     return SqliteStore(rest.removeprefix("//"))
 
 
-_OPENERS: dict[str, Callable[[str], Store]] = {"memory": _open_memory, "sqlite": _open_sqlite}
+def _open_postgres(rest: str) -> Store:
+    return PostgresStore(f"postgresql:{rest}")
+
+
+_OPENERS: dict[str, Callable[[str], Store]] = {
+    "memory": _open_memory,
+    "sqlite": _open_sqlite,
+    "postgresql": _open_postgres,
+    "postgres": _open_postgres,
+}

@@ -18,7 +18,13 @@ from tinsmith.telemetry.model import (
 )
 from tinsmith.telemetry.stores.codec import columns_of
 
-__all__ = ["SCHEMA_VERSION", "check_version", "create_tables", "insert_statement"]
+__all__ = [
+    "SCHEMA_VERSION",
+    "check_version",
+    "create_tables",
+    "insert_statement",
+    "schema_statements",
+]
 
 SCHEMA_VERSION = 1
 APPLICATION_ID = 0x7153_6D54
@@ -73,17 +79,21 @@ CREATE INDEX event_trace ON event (trace_id) WHERE trace_id IS NOT NULL;
 """
 
 
-def create_tables(db: sqlite3.Connection) -> None:
-    """Make an empty database into that of a run."""
+def schema_statements() -> str:
+    """Return what makes the tables; a change of it needs the next `SCHEMA_VERSION`."""
     statements = [_TABLES]
     for table, (kind, identity) in _RECORDS.items():
         columns = ", ".join(f"{name} {_TYPES.get(name, 'TEXT')}" for name in columns_of(kind))
         statements.append(
             f"CREATE TABLE {table} (seq INTEGER PRIMARY KEY, {columns}, UNIQUE ({identity}));"
         )
-    statements += [_rollup_tables(), _AFTER_RECORDS]
+    return "\n".join([*statements, _rollup_tables(), _AFTER_RECORDS])
+
+
+def create_tables(db: sqlite3.Connection) -> None:
+    """Make an empty database into that of a run."""
     # One transaction: each costs a wait for the disk.
-    db.executescript("\n".join(["BEGIN;", *statements, "COMMIT;"]))
+    db.executescript("\n".join(["BEGIN;", schema_statements(), "COMMIT;"]))
     db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
     db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 

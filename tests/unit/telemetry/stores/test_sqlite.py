@@ -5,6 +5,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from tinsmith.telemetry.errors import StoreError, TelemetryWarning
 from tinsmith.telemetry.model import Batch
 from tinsmith.telemetry.stores import SqliteStore
 from tinsmith.telemetry.stores.sqlite import folder_name
+from tinsmith.telemetry.stores.sqlite_schema import SCHEMA_VERSION, schema_statements
 
 
 def file_of(store: SqliteStore, run_id: str) -> Path:
@@ -37,6 +39,12 @@ def test_a_run_is_one_write_ahead_logged_file_in_a_folder_of_its_own(tmp_path: P
         (1, 2)
     ]
     db.close()
+
+
+def test_a_change_of_tables_comes_with_a_new_version(
+    schema_digests: Callable[[str, dict[int, str]], None],
+) -> None:
+    schema_digests("sqlite", {SCHEMA_VERSION: schema_statements()})
 
 
 def test_another_store_on_the_folder_reads_what_one_wrote(tmp_path: Path) -> None:
