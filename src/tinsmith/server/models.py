@@ -7,32 +7,27 @@ request refused after its model and sequence number are known uses the number up
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
 
 from tinsmith.algorithms.loss_graph import LossGraph
 from tinsmith.core.errors import TinsmithError
 from tinsmith.engine.jobs import ForwardBackwardJob, OptimStepJob, RetainGraph, UseGraph
 from tinsmith.server import messages
 from tinsmith.server.access import may_use
-from tinsmith.server.base_models import BaseModelCatalog, BaseModelFacts
-from tinsmith.server.checkpoint_admin import check_ttl, expiry_of
+from tinsmith.server.base_models import BaseModelFacts
 from tinsmith.server.checkpoints import (
     CheckpointPath,
     CheckpointRecord,
-    CheckpointStore,
-    check_name,
     parse_checkpoint_path,
 )
 from tinsmith.server.custom_losses import CustomLossRegistry
 from tinsmith.server.dispatcher import Work
-from tinsmith.server.encryption import check_recipients
-from tinsmith.server.engines import EnginePool
 from tinsmith.server.errors import RequestError
-from tinsmith.server.futures import TRAINING_TYPE, FutureStore, Outcome
+from tinsmith.server.futures import TRAINING_TYPE, Outcome
+from tinsmith.server.model_saves import ModelSaves
 from tinsmith.server.optimizer_checks import check_optim_params, check_optimizer_config
+from tinsmith.server.registry import Registry, ServiceParts
 from tinsmith.server.requests import OptimStepBody
-from tinsmith.server.sessions import SessionRegistry
-from tinsmith.server.store import MemoryStore, ModelRecord, SamplerRecord
+from tinsmith.server.store import ModelRecord
 from tinsmith.server.validation import (
     check_lora_config,
     check_training_request,
@@ -58,27 +53,13 @@ _OF_NEW_MODELS = ("session_id", "model_seq_id", "base_model", "optimizer_config"
 MakeWork = Callable[[ModelRecord], Work]
 
 
-class ModelRegistry:
+class ModelRegistry(Registry):
     """The models of the service. Lives on the event loop."""
 
-    def __init__(
-        self,
-        *,
-        store: MemoryStore,
-        sessions: SessionRegistry,
-        futures: FutureStore,
-        catalog: BaseModelCatalog,
-        engines: EnginePool,
-        checkpoints: CheckpointStore,
-        custom_losses: CustomLossRegistry,
-    ) -> None:
-        self._store = store
-        self._sessions = sessions
-        self._futures = futures
-        self._catalog = catalog
-        self._engines = engines
-        self._checkpoints = checkpoints
+    def __init__(self, parts: ServiceParts, custom_losses: CustomLossRegistry) -> None:
+        super().__init__(parts)
         self._custom_losses = custom_losses
+        self._saves = ModelSaves(parts.store, parts.checkpoints)
 
     def create(self, body: CreateModelRequest, *, digest: str) -> tuple[str, str]:
         """Makes a fresh model; returns (request id, model id)."""
@@ -252,54 +233,15 @@ class ModelRegistry:
         """Writes a training checkpoint."""
 
         def make(model: ModelRecord) -> Work:
-            check_ttl(body.ttl_seconds)
-            if body.path is None:
-                raise RequestError("path: missing", field="path", hint="name the checkpoint")
-            name = check_name(body.path, field="path")
-            path = CheckpointPath(model.model_id, "weights", name)
-            directory = self._checkpoints.directory(path)
-            record = _checkpoint_record(model, path, body)
-            command = messages.SaveState(model.model_id, directory, body.overwrite, _dumped(record))
-            answer = {"type": "save_weights", "path": str(path)}
-
-            def encode(_: object) -> Outcome:
-                self._store.add_checkpoint(record.row(self._checkpoints.size_bytes(path)))
-                return _json(answer)
-
-            return Work("control", command, encode)
+            return self._saves.training(model, body)
 
         return self._submit(body.model_id, body.seq_id, make, digest=digest)
 
     def save_weights_for_sampler(self, body: SaveWeightsForSamplerRequest, *, digest: str) -> str:
-        """Writes sampler weights, or takes a snapshot and opens a sampling session on it.
-
-        Kind "inflight" also moves the model's earlier sessions of that kind to the snapshot. A
-        sample has the weights of the moment it was accepted, to its end.
-        """
+        """Writes sampler weights, or takes a snapshot and opens a sampling session on it."""
 
         def make(model: ModelRecord) -> Work:
-            if body.kind != "snapshot" and body.path is not None:
-                raise RequestError(
-                    f"kind={body.kind!r}: must be 'snapshot' where the save has a path, since a "
-                    "checkpoint never changes",
-                    field="kind",
-                    hint="leave kind out, or save without a path",
-                )
-            check_ttl(body.ttl_seconds)
-            if (body.path is None) == (body.sampling_session_seq_id is None):
-                raise RequestError(
-                    "path: give exactly one of path and sampling_session_seq_id", field="path"
-                )
-            if body.path is not None:
-                return self._named_sampler_save(model, body.path, body)
-            for name in ("ttl_seconds", "user_metadata"):
-                if getattr(body, name) is not None:
-                    raise RequestError(
-                        f"{name}: must be left out where the save has no path",
-                        field=name,
-                        hint="give the save a name in path",
-                    )
-            return self._nameless_sampler_save(model, body, digest)
+            return self._saves.sampler(model, body, digest=digest)
 
         return self._submit(body.model_id, body.seq_id, make, digest=digest)
 
@@ -307,26 +249,7 @@ class ModelRegistry:
         """Writes the adapter in the Hugging Face layout, to be fetched file by file."""
 
         def make(model: ModelRecord) -> Work:
-            check_ttl(body.ttl_seconds)
-            check_recipients(body.age_encryption_recipients)
-            path = CheckpointPath(
-                model.model_id, "external_weights", check_name(body.path, field="path")
-            )
-            record = _checkpoint_record(model, path, body)
-            command = messages.SaveExternal(
-                model.model_id,
-                self._checkpoints.directory(path),
-                _dumped(record),
-                body.age_encryption_recipients,
-            )
-
-            def encode(_: object) -> Outcome:
-                size_bytes = self._checkpoints.size_bytes(path)
-                self._store.add_checkpoint(record.row(size_bytes))
-                answer = {"type": "save_weights_external", "path": str(path)}
-                return _json({**answer, "size_bytes": size_bytes})
-
-            return Work("control", command, encode)
+            return self._saves.external(model, body)
 
         return self._submit(body.model_id, body.seq_id, make, digest=digest)
 
@@ -472,76 +395,9 @@ class ModelRegistry:
         path = parse_checkpoint_path(body.path, field="path", kind="weights")
         return path, self._checkpoints.read(path, field="path")
 
-    def _named_sampler_save(
-        self, model: ModelRecord, name: str, body: SaveWeightsForSamplerRequest
-    ) -> Work:
-        path = CheckpointPath(model.model_id, "sampler_weights", check_name(name, field="path"))
-        directory = self._checkpoints.directory(path)
-        record = _checkpoint_record(model, path, body)
-        command = messages.SaveSamplerWeights(model.model_id, directory, _dumped(record))
-        answer = {"type": "save_weights_for_sampler", "path": str(path)}
-
-        def encode(snapshot_id: object) -> Outcome:
-            self._store.add_checkpoint(record.row(self._checkpoints.size_bytes(path)))
-            model.unit.snapshots.add(str(snapshot_id), directory)
-            return _json(answer)
-
-        return Work("control", command, encode)
-
-    def _nameless_sampler_save(
-        self, model: ModelRecord, body: SaveWeightsForSamplerRequest, digest: str
-    ) -> Work:
-        number = body.sampling_session_seq_id
-        assert number is not None
-        self._store.reserve(model.session_id, "sampling_session_seq_id", number, digest=digest)
-        sampler_id = f"{model.session_id}:sample:{number}"
-        answer = {"type": "save_weights_for_sampler", "sampling_session_id": sampler_id}
-
-        def encode(snapshot_id: object) -> Outcome:
-            taken = str(snapshot_id)
-            snapshots = model.unit.snapshots
-            snapshots.add(taken, None)
-            if self._store.sessions[model.session_id].ended is not None:  # nobody can sample on it
-                left = self._store.unneeded({taken})
-            else:
-                record = SamplerRecord(
-                    sampler_id,
-                    model.session_id,
-                    model.base_model,
-                    snapshot_id=taken,
-                    unit=model.unit,
-                    inflight_model_id=model.model_id if body.kind == "inflight" else None,
-                )
-                self._store.add_sampler(record)
-                is_inflight = body.kind == "inflight"
-                left = self._store.move_inflight(model.model_id, taken) if is_inflight else set()
-            for unneeded in left:
-                snapshots.drop(unneeded)
-            return _json(answer)
-
-        return Work("control", messages.TakeSnapshot(model.model_id), encode)
-
 
 def _model_id(session_id: str, number: int) -> str:
     return f"{session_id}:train:{number}"
-
-
-def _checkpoint_record(
-    model: ModelRecord,
-    path: CheckpointPath,
-    body: SaveWeightsRequest | SaveWeightsForSamplerRequest | SaveWeightsExternalRequest,
-) -> CheckpointRecord:
-    return CheckpointRecord(
-        path=str(path),
-        model_id=model.model_id,
-        base_model=model.base_model,
-        lora_config=model.lora_config,
-        optimizer_config=model.optimizer_config,
-        created_at=datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
-        user_metadata=getattr(body, "user_metadata", None),
-        key_id=model.key_id,
-        expires_at=expiry_of(body.ttl_seconds),
-    )
 
 
 def _check_left_out(body: LoadWeightsRequest, names: Sequence[str], *, beside: str) -> None:
@@ -564,10 +420,6 @@ def _check_family(
             field="optimizer",
             hint="load the weights alone, and start the optimizer afresh",
         )
-
-
-def _dumped(record: CheckpointRecord) -> dict[str, object]:
-    return record.model_dump(mode="json", exclude_none=True)
 
 
 def _encode_forward_backward(answer: object) -> Outcome:

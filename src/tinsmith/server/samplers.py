@@ -8,16 +8,15 @@ from dataclasses import replace
 
 from tinsmith.core.errors import ServerError, TinsmithError, UserError
 from tinsmith.engine.jobs import SampledToken, SampleJob, SampleResult
-from tinsmith.server.base_models import BaseModelCatalog
-from tinsmith.server.checkpoints import CheckpointStore, parse_checkpoint_path
+from tinsmith.server.checkpoints import parse_checkpoint_path
 from tinsmith.server.completions import Completion, CompletionFeeds
 from tinsmith.server.config import ServerLimits
-from tinsmith.server.engines import EnginePool, EngineUnit
+from tinsmith.server.engines import EngineUnit
 from tinsmith.server.errors import LostError, MissingError, OverloadedError, RequestError
-from tinsmith.server.futures import SAMPLE_TYPE, FutureStore, Outcome
+from tinsmith.server.futures import SAMPLE_TYPE, Outcome
+from tinsmith.server.registry import Registry, ServiceParts
 from tinsmith.server.sample_streams import SampleStream
-from tinsmith.server.sessions import SessionRegistry
-from tinsmith.server.store import MemoryStore, SamplerRecord
+from tinsmith.server.store import SamplerRecord
 from tinsmith.server.validation import check_sample_request, check_stream_request
 from tinsmith.types import CreateSamplingSessionRequest, SampleRequest
 from tinsmith.types.codec import encode_sample_response
@@ -26,26 +25,11 @@ CLONE_EPOCH_S = 1_700_000_000
 CANCELLED = UserError("the sample was cancelled", field="request_id")
 
 
-class SamplerRegistry:
+class SamplerRegistry(Registry):
     """The sampling sessions of the service. Lives on the event loop."""
 
-    def __init__(
-        self,
-        *,
-        store: MemoryStore,
-        sessions: SessionRegistry,
-        futures: FutureStore,
-        catalog: BaseModelCatalog,
-        engines: EnginePool,
-        checkpoints: CheckpointStore,
-        limits: ServerLimits,
-    ) -> None:
-        self._store = store
-        self._sessions = sessions
-        self._futures = futures
-        self._catalog = catalog
-        self._engines = engines
-        self._checkpoints = checkpoints
+    def __init__(self, parts: ServiceParts, limits: ServerLimits) -> None:
+        super().__init__(parts)
         self._limits = limits
         self._running: dict[str, EngineUnit] = {}
         self._streams: set[SampleStream] = set()

@@ -27,6 +27,7 @@ from tinsmith.server.keys import KeyRegistry
 from tinsmith.server.metadata import MetadataStore, database, queries
 from tinsmith.server.metadata.boots import BootLock
 from tinsmith.server.models import ModelRegistry
+from tinsmith.server.registry import ServiceParts
 from tinsmith.server.restart import StoredResults, take_up
 from tinsmith.server.runs import RunCatalog
 from tinsmith.server.samplers import SamplerRegistry
@@ -72,8 +73,7 @@ class Service:
             on_idle=self._go_idle,
         )
         self.custom_losses = CustomLossRegistry(self.store, self.sessions, self.futures)
-        self.models = ModelRegistry(
-            custom_losses=self.custom_losses,
+        parts = ServiceParts(
             store=self.store,
             sessions=self.sessions,
             futures=self.futures,
@@ -81,15 +81,8 @@ class Service:
             engines=self.engines,
             checkpoints=self.checkpoints,
         )
-        self.samplers = SamplerRegistry(
-            store=self.store,
-            sessions=self.sessions,
-            futures=self.futures,
-            catalog=self.catalog,
-            engines=self.engines,
-            checkpoints=self.checkpoints,
-            limits=config.limits,
-        )
+        self.models = ModelRegistry(parts, self.custom_losses)
+        self.samplers = SamplerRegistry(parts, config.limits)
 
     @classmethod
     @contextlib.asynccontextmanager
