@@ -38,6 +38,7 @@ from tinsmith.telemetry.current import (
     resume,
     sample,
     span,
+    subscribe,
 )
 from tinsmith.telemetry.errors import StoreError, TelemetryWarning, WriterBusyError
 from tinsmith.telemetry.model import RunFilter, RunRecord, RunStatus
@@ -114,4 +115,5 @@ __all__ = [
     "sample",
     "span",
     "strictly",
+    "subscribe",
 ]

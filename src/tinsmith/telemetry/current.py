@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
 from tinsmith.telemetry.catalogue import EventSpec
-from tinsmith.telemetry.model import Alert
+from tinsmith.telemetry.model import Alert, Event
 from tinsmith.telemetry.session import current_run
 from tinsmith.telemetry.spans import Span
 
-__all__ = ["alert", "artifact", "event", "log", "pause", "resume", "sample", "span"]
+__all__ = ["alert", "artifact", "event", "log", "pause", "resume", "sample", "span", "subscribe"]
 
 
 def log(metrics: Mapping[str, object], step: int | None = None) -> None:
@@ -94,6 +94,11 @@ def alert(
         score=score,
         threshold=threshold,
     )
+
+
+def subscribe(pattern: str, handler: Callable[[Event], None]) -> Callable[[], None]:
+    """Hear the current run's events whose names match a shell pattern; see `Run.subscribe`."""
+    return current_run().subscribe(pattern, handler)
 
 
 def pause() -> None:

@@ -195,7 +195,9 @@ def finish() -> None:
 def child_environment() -> dict[str, str]:
     """Return variables for a process to start, that let it `attach` to this run and trace."""
     run, place = current_run(), current_trace()
-    variables = {"TINSMITH_RUN": run.run_id, "TINSMITH_RECORD": run.store.url}
+    # A store's own URL leaves secrets out; the address that it was opened by may have them.
+    address = next((known for known, store in _stores.items() if store is run.store), run.store.url)
+    variables = {"TINSMITH_RUN": run.run_id, "TINSMITH_RECORD": address}
     if run.is_off:
         variables = {"TINSMITH_RECORD": "off"}
     if place is not None:

@@ -126,6 +126,7 @@ class Writer:
         """Forget what the parent does: in a forked child the queues begin empty, without thread."""
         was_closed = self._closing.is_set()
         self.is_child = True
+        self.trouble = None
         self._health.forget_locks()
         self._start_over()
         if was_closed:
@@ -159,15 +160,20 @@ class Writer:
         with self._lock:
             if self._thread is None and not self._closing.is_set():
                 name = f"tinsmith-telemetry-{self._run_id[-6:]}"
-                self._thread = threading.Thread(target=self._main, name=name, daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._main, name=name, daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError as error:  # the interpreter is ending, or out of threads
+                    self._fail(str(error))
+                    return
+                self._thread = thread
                 if self.is_child:
                     _close_when_a_worker_ends(self)
 
     def wake(self, how: Literal["some", "now"] = "some") -> None:
         """Make the thread look at the queues: soon, or at once."""
         self.is_awake = True
-        self.late_ns = time.time_ns() + self._max_age_ns
+        self.late_ns = min(self.late_ns, time.time_ns() + self._max_age_ns)
         if self._thread is None:
             self.start()
         self._alarm.put(how)
@@ -306,6 +312,7 @@ class Writer:
                 break
             is_ok = self._append(batch, notices) and is_ok
             self._count_age_anew()
+        self._count_age_anew()  # what woke us may have put nothing down
         return is_ok
 
     def _count_age_anew(self) -> None:

@@ -438,3 +438,29 @@ def test_health_is_kept_with_the_attempt(tmp_path: Path) -> None:
             run.log({"a": "x"}, step=0)
     (attempt,) = run.store.attempts(run.run_id)
     assert attempt.health == {"refused_values": 1}
+
+
+def test_a_clock_that_jumps_moves_times_and_loses_nothing(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = run.record.created_ns
+    hour = 3600 * 10**9
+    jumps = iter([now, now + hour, now - hour, now + 1])
+    with monkeypatch.context() as patch:
+        patch.setattr("tinsmith.telemetry.run.time_ns", lambda: next(jumps))
+        for step in range(4):
+            run.log({"a": float(step)}, step=step)
+    assert run.flush()
+    found = run.store.points(run.run_id)
+    assert found.step.tolist() == [0, 1, 2, 3]
+    assert found.ts_ns.tolist() == [now, now + hour, now - hour, now + 1]
+    assert run.health == {}
+
+
+def test_subscribing_as_a_function_of_the_module_hears_the_current_run(run: Run) -> None:
+    heard: list[Event] = []
+    end = telemetry.subscribe("batch.*", heard.append)
+    telemetry.event(events.BATCH_BUILT)
+    run.flush()
+    end()
+    assert [event.name for event in heard] == ["batch.built"]

@@ -257,6 +257,18 @@ def test_the_thread_sleeps_while_nothing_is_logged(tmp_path: Path) -> None:
         assert time.process_time() - before < 0.1
 
 
+def test_nobody_waits_for_a_writer_that_has_nothing_to_do(tmp_path: Path) -> None:
+    options = WriterOptions(block_s=30.0, max_age_s=0.001)
+    with telemetry.init(store=tmp_path, options=options) as run:
+        started = time.monotonic()
+        for step in range(5):
+            assert run.flush()
+            assert run.flush()  # wakes the thread for nothing
+            time.sleep(0.005)
+            run.log({"a": 1.0}, step=step)
+        assert time.monotonic() - started < 20
+
+
 def test_heartbeats_and_times_are_written_while_the_run_lasts(tmp_path: Path) -> None:
     options = WriterOptions(heartbeat_s=0.02)
     with telemetry.init(store=tmp_path, options=options) as run:
