@@ -48,6 +48,12 @@ class TraceContext:
     span_id: str
     is_sampled: bool = True
 
+    @staticmethod
+    def begin() -> TraceContext:
+        """Return a place in the current trace, or in a new one, for a span to come."""
+        outer = current_trace()
+        return TraceContext(outer.trace_id if outer else new_trace_id(), new_span_id())
+
     @property
     def traceparent(self) -> str:
         """The value of the HTTP header."""

@@ -164,6 +164,11 @@ class RunConfig(BaseModel):
     """Write `transcript.html`: training examples, and the answers that were graded."""
     trace: bool = False
     """Write `trace.json`, where time goes, to be opened in Perfetto."""
+    record: bool = True
+    """Keep metrics, events and answers in the recorder's store, for `tinsmith runs`; the variable
+    `TINSMITH_RECORD` says where, and `off` turns it off for every run."""
+    project: str = "default"
+    """Project of the recorded run."""
     wandb: bool = False
     """Send metrics to Weights & Biases, too; its `WANDB_` variables are respected."""
     wandb_project: str | None = None
@@ -244,6 +249,8 @@ FREE_ON_RESUME = frozenset(
         "console",
         "transcript",
         "trace",
+        "record",
+        "project",
         "wandb",
         "wandb_project",
         "wandb_name",

@@ -20,7 +20,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tinsmith.core.errors import UserError, unknown_name
 from tinsmith.renderers.messages import content_text
-from tinsmith.telemetry import NullTrace, Recorder, Trace, TranscriptWriter
+from tinsmith.telemetry import (
+    NullTrace,
+    Recorder,
+    Trace,
+    TraceContext,
+    TranscriptWriter,
+    in_trace,
+)
 from tinsmith.training import names
 from tinsmith.training.batches import Batch
 from tinsmith.training.checkpoints import CheckpointRecord
@@ -28,6 +35,7 @@ from tinsmith.training.job import Job
 from tinsmith.training.measures import Measures
 from tinsmith.training.objective import Objective
 from tinsmith.training.progress import Progress
+from tinsmith.training.recorded_events import record_answer, record_evaluation
 from tinsmith.training.sampling_evaluators import AnyEvaluator
 from tinsmith.training.saving import Saver
 
@@ -71,6 +79,8 @@ class _Submitted:
     batch: Batch
     learning_rate: float
     sent_ns: int
+    place: TraceContext
+    """The step's span: its requests bear these ids, and so does its event."""
     updates: Sequence[_Update]
 
 
@@ -168,19 +178,22 @@ class Loop:
     def _submit(self, step: int, batch: Batch) -> _Submitted:
         params = self.config.adam_params(self.job.schedule(step - 1))
         epoch = self.job.plan.epochs_done(step - 1)
-        return _Submitted(
-            step=step,
-            batch=batch,
-            learning_rate=params.learning_rate,
-            sent_ns=time.time_ns(),
-            updates=[
-                _Update(
-                    self.objective.submit(self.client, datums, epoch),
-                    self.client.optim_step(params),
-                )
-                for datums in batch.updates
-            ],
-        )
+        place = TraceContext.begin()
+        with in_trace(place):
+            return _Submitted(
+                step=step,
+                batch=batch,
+                learning_rate=params.learning_rate,
+                sent_ns=time.time_ns(),
+                place=place,
+                updates=[
+                    _Update(
+                        self.objective.submit(self.client, datums, epoch),
+                        self.client.optim_step(params),
+                    )
+                    for datums in batch.updates
+                ],
+            )
 
     async def _finish(self, num_left: int) -> None:
         """Await and record the oldest steps until `num_left` are on their way."""
@@ -195,7 +208,8 @@ class Loop:
                 step=submitted.step,
                 num_tokens=submitted.batch.num_tokens,
             )
-            self._record(submitted, done)
+            with in_trace(submitted.place):
+                self._record(submitted, done)
 
     def _record(
         self,
@@ -273,6 +287,7 @@ class Loop:
         if step == 0:
             self._check_best_metric(metrics)
         self.outputs.log(step, metrics)
+        record_evaluation(step, metrics)
         self._show_evaluation(step, metrics)
         await self.saver.save_if_best(step, metrics, self.num_tokens)
         self.last_finished = time.perf_counter()
@@ -284,12 +299,15 @@ class Loop:
             raise unknown_name("best_metric", metric, sorted(measured), field="best_metric")
 
     def _show_evaluation(self, step: int, metrics: Mapping[str, float]) -> None:
+        answers = () if self.job.answers is None else self.job.answers.take_answers()
+        for answer in answers:
+            record_answer(step, answer)
         page = self.outputs.transcript
         if page is None:
             return
         page.heading(f"Step {step}")
         page.table(metrics)
-        for answer in () if self.job.answers is None else self.job.answers.take_answers():
+        for answer in answers:
             asked = [(m["role"], content_text(m)) for m in answer.prompt]
             page.conversation(
                 f"score {answer.score:g}: {answer.text[:80]}",

@@ -35,6 +35,7 @@ from tinsmith.training.loop import Loop, Outputs
 from tinsmith.training.measures import Measures, make_measures
 from tinsmith.training.progress import make_progress
 from tinsmith.training.provenance import make_manifest
+from tinsmith.training.recording import RunRecorder, recorded
 from tinsmith.training.run_dir import RunDir, RunStart, choose_start, new_run_dir
 from tinsmith.training.sampling_evaluators import AnyEvaluator
 from tinsmith.training.saving import Saver, Stateful
@@ -177,6 +178,7 @@ async def _train_with(
     # From here on there is something to record: what failed before leaves no run behind.
     with ExitStack() as stack:
         stack.enter_context(begin.begin(config, {**make_manifest(), "data": job.describe()}))
+        recorded_run = stack.enter_context(recorded(job, begin))
         saver = Saver(
             client,
             service,
@@ -189,7 +191,7 @@ async def _train_with(
         loop = Loop(
             job,
             client,
-            outputs=_open_outputs(stack, job, begin, extras.recorder),
+            outputs=_open_outputs(stack, job, begin, (RunRecorder(recorded_run), extras.recorder)),
             saver=saver,
             measures=Measures((*objective.evaluators, *measures.frequent), measures.infrequent),
             objective=objective,
@@ -200,7 +202,7 @@ async def _train_with(
 
 
 def _open_outputs(
-    stack: ExitStack, job: Job, begin: RunStart, recorder: Recorder | None
+    stack: ExitStack, job: Job, begin: RunStart, given: Sequence[Recorder | None]
 ) -> Outputs:
     """Open the sinks that the configuration names; the stack closes them."""
     config, run = job.config, begin.run
@@ -218,8 +220,8 @@ def _open_outputs(
         )
     for sink in recorders:
         stack.callback(sink.close)
-    if recorder is not None:
-        recorders.append(recorder)  # the caller's, and so the caller's to close
+    # These are the caller's, and so the caller's to close.
+    recorders += [recorder for recorder in given if recorder is not None]
     trace = TraceWriter(run.trace) if config.trace else NullTrace()
     stack.callback(trace.close)
     transcript = None

@@ -57,6 +57,11 @@ class RunDir:
         return self.path / "trace.json"
 
     @property
+    def recorded_run(self) -> Path:
+        """Holds the id of the run in the recorder's store."""
+        return self.path / "recorded_run_id.txt"
+
+    @property
     def lock(self) -> Path:
         return self.path / ".lock"
 
@@ -71,6 +76,7 @@ class RunDir:
             self.transcript,
             self.trace,
             self.path / "wandb_run_id.txt",
+            self.recorded_run,
         )
 
     def holds_run(self) -> bool:

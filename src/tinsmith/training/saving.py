@@ -26,6 +26,7 @@ from tinsmith.training.checkpoints import (
     replace_records,
 )
 from tinsmith.training.config import RunConfig
+from tinsmith.training.recorded_events import record_checkpoint
 
 if TYPE_CHECKING:
     from tinsmith.client import ServiceClient, TrainingClient
@@ -124,6 +125,7 @@ class Saver:
             state={name: dict(part.state_dict()) for name, part in self.stateful.items()},
         )
         append_record(self.records_path, record)
+        record_checkpoint(record, time.time() - started)
         self.last_saved = self.clock()
         await self._let_go(self._replaced_by(record))
         return record

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["show"]
 
-CHARTED = ("nll", "loss", "reward")
-"""Keys with one of these words in their name are drawn when no key is asked for."""
+CHARTED = ("nll", "loss", "reward", "score")
+"""Metrics whose last part is one of these are drawn when none is asked for; `train/` first."""
 
 
 @click.command("show")
@@ -159,8 +159,9 @@ def _print_metrics(summaries: "list[KeySummary]", points: "PointColumns") -> Non
 def _default_keys(summaries: "list[KeySummary]") -> tuple[str, ...]:
     """The first two losses or rewards with more than one point; else the first metric."""
     lines = [one.key for one in summaries if one.num_points > 1]
-    wanted = [key for key in lines if any(word in key.lower() for word in CHARTED)]
-    return tuple((wanted or lines)[:2] if wanted else lines[:1])
+    wanted = [key for key in lines if key.rpartition("/")[2].lower() in CHARTED]
+    wanted.sort(key=lambda key: not key.startswith("train"))
+    return tuple(wanted[:2] or lines[:1])
 
 
 def _print_charts(keys: tuple[str, ...], points: "PointColumns") -> None:
