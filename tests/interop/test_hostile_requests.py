@@ -327,7 +327,7 @@ async def test_thousands_of_damaged_json_requests(wire: Wire) -> None:
         answered[endpoint] += wire.statuses - seen
     ends = await wire.drain()
     assert set(wire.statuses) <= {200, 204, 400, 404, 408, 410, 413}, wire.statuses
-    assert ends["ok"] > 20
+    assert ends["ok"] > 15  # of some 45 that are accepted
     await bystander.check(before)
 
 
