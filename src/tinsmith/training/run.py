@@ -255,13 +255,18 @@ async def _connect(
 async def _from_saved(service: ServiceClient, config: RunConfig, path: str) -> TrainingClient:
     client = await service.create_training_client_from_state(path)
     base_model = client.get_info().model_data.model_name
-    if base_model != config.model:
+    if base_model not in _names_of(config.model):
         raise ConfigError(
             f"start_from={path!r}: an adapter of {base_model!r}, and model={config.model!r}",
             field="start_from",
             hint=f"set model to {base_model}",
         )
     return client
+
+
+def _names_of(model: str) -> tuple[str, str]:
+    """What a service calls a base model; the embedded one calls a directory by its whole path."""
+    return model, str(Path(model).expanduser().resolve())
 
 
 def _result(run_dir: RunDir, job: Job, record: CheckpointRecord, first_step: int) -> RunResult:

@@ -12,6 +12,7 @@ import asyncio
 from collections.abc import Generator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -150,6 +151,9 @@ class FakeTrainingClient:
         self._say(f"sampling client at {self.state.num_steps}")
         return Later(FakePolicy(self.state.w), self.service.calls, "sampling client")
 
+    def get_info(self) -> Any:
+        return SimpleNamespace(model_data=SimpleNamespace(model_name=self.service.model_name))
+
     def optim_step(self, params: AdamParams) -> Later:
         state = self.state
         state.momentum = params.beta1 * state.momentum + self.grad
@@ -243,6 +247,7 @@ class FakeService:
     deleted: list[str] = field(default_factory=list)
     die_at: str | None = None
     offset: float = 0.0
+    model_name: str = "tinsmith/tiny"
 
     def create_rest_client(self) -> FakeRestClient:
         return FakeRestClient(self)
@@ -259,7 +264,10 @@ class FakeService:
         return Later(client, self.calls, "client")
 
     def create_training_client_from_state(self, path: str) -> Later:
-        return self.create_training_client_from_state_with_optimizer(path)
+        """The saved weights; the momentum starts afresh."""
+        self.calls.append(f"load {path}")
+        client = FakeTrainingClient(State(w=self.saved[path].w), self)
+        return Later(client, self.calls, "client")
 
     def create_training_client_from_state_with_optimizer(self, path: str) -> Later:
         self.calls.append(f"load {path}")

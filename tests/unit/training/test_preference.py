@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.unit.training.fakes import FakeService, KilledError, logprobs_of
+from tests.unit.training.fakes import FakeService, KilledError, State, logprobs_of
 from tinsmith.core.errors import ConfigError, DataError
 from tinsmith.data import read_comparisons
 from tinsmith.telemetry import read_metrics
@@ -152,6 +152,25 @@ def test_a_kl_term_takes_the_reference_of_the_run_and_asks_no_other_model(
     assert steps[-1]["reg/kl_estimate/value"] > 1e-6
     assert steps[0]["reg/base/value"] == pytest.approx(np.log(2), abs=1e-6)
     assert [made for made in service.created if "base_model" in made and "rank" not in made] == []
+
+
+def test_a_run_that_starts_from_another_has_its_weights_as_reference(make_run: MakeRun) -> None:
+    service = FakeService(saved={"tinker://other/weights/final": State(w=3.5, momentum=9.0)})
+    config = make_run(start_from="tinker://other/weights/final", max_steps=1)
+    rows = rows_of(run_preference(config, service=service))
+    assert service.policies["tinker://run/sampler_weights/reference"] == 3.5
+    assert rows[0][names.EVAL_LOSS] == pytest.approx(np.log(2), abs=1e-6)
+    assert [made for made in service.created if "rank" in made] == []
+
+
+def test_weights_of_another_base_model_are_no_start(make_run: MakeRun) -> None:
+    path = "tinker://other/weights/final"
+    service = FakeService(saved={path: State(w=3.5)}, model_name="lab/other")
+    config = make_run(start_from=path)
+    with pytest.raises(ConfigError, match="an adapter of 'lab/other', and model='tinsmith/tiny'"):
+        run_preference(config, service=service)
+    assert config.run_dir is not None
+    assert not config.run_dir.exists()
 
 
 def test_results_do_not_depend_on_how_far_ahead_steps_are_sent(
