@@ -7,7 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from tests.integration.recorder_crash import MAX_STEPS
+from tests.postgres import require_programs, running_server
 from tinsmith.telemetry import open_store
 from tinsmith.telemetry.model import Cursor
 from tinsmith.telemetry.stores import Store
@@ -45,12 +46,14 @@ def sqlite_place(folder: Path) -> Place:
     return Place(str(folder), check)
 
 
-PLACES: dict[str, Callable[[Path], Place]] = {"sqlite": sqlite_place}
-
-
-@pytest.fixture(params=PLACES)
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
-    return PLACES[request.param](tmp_path / "runs")
+@pytest.fixture(params=["sqlite", "postgresql"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
+    if request.param == "sqlite":
+        yield sqlite_place(tmp_path / "runs")
+        return
+    pytest.importorskip("psycopg")
+    with running_server(require_programs()) as server:
+        yield Place(server.url, lambda: None)
 
 
 def wait_for(is_so: Callable[[], bool], process: "subprocess.Popen[bytes]") -> None:

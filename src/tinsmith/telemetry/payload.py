@@ -179,9 +179,15 @@ class Tidier:
         return clean
 
     def mapping(self, value: Mapping[Any, object] | None) -> dict[str, Json]:
-        """Return a map as plain JSON."""
+        """Return a map as plain JSON.
+
+        Raises:
+            TypeError: it is not a map.
+        """
         if not value:
             return {}
+        if not isinstance(value, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance] - users'
+            raise TypeError(f"must be a map, not {type(value).__name__}")
         return cast("dict[str, Json]", self.json(value))
 
     def json(self, value: object, depth: int = 0, name: str = "") -> Json:
@@ -202,8 +208,11 @@ class Tidier:
             return float(value) if math.isfinite(value) else str(float(value))
         if depth >= _MAX_DEPTH:
             self.num_cut += 1
-            return self.text(repr(value), 200)
-        return self._json_of_object(value, depth)
+            return f"<{type(value).__name__}, nested deeper than {_MAX_DEPTH} levels>"
+        try:
+            return self._json_of_object(value, depth)
+        except Exception as error:  # noqa: BLE001 - other people's objects may raise anything
+            return f"<unreadable {type(value).__name__}: {type(error).__name__}>"
 
     def _json_of_object(self, value: object, depth: int) -> Json:
         if isinstance(value, Mapping):

@@ -7,21 +7,24 @@ mistakes raise.
 
 from __future__ import annotations
 
+import functools
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from time import time_ns
 from types import TracebackType
-from typing import Literal, Self, SupportsIndex
+from typing import Concatenate, Literal, ParamSpec, Self
 
-from tinsmith.core.errors import TinsmithError, UserError
+from tinsmith.core.errors import UserError
 from tinsmith.core.ids import new_uuid7
 from tinsmith.telemetry import events
 from tinsmith.telemetry.artifacts import digest_of
 from tinsmith.telemetry.catalogue import EventSpec, check_emission, is_strict
 from tinsmith.telemetry.context import current_trace
+from tinsmith.telemetry.errors import TelemetryWarning
 from tinsmith.telemetry.health import Health
+from tinsmith.telemetry.intake import FIRST_STEP, LAST_STEP, PLAIN, Intake
 from tinsmith.telemetry.model import (
     Alert,
     Artifact,
@@ -37,7 +40,11 @@ from tinsmith.telemetry.model import (
     SampleText,
     run_times,
 )
-from tinsmith.telemetry.payload import MAX_TEXT_CHARS, Refused, Tidier, settle, to_float
+from tinsmith.telemetry.payload import (
+    MAX_TEXT_CHARS,
+    Tidier,
+    key_trouble,
+)
 from tinsmith.telemetry.spans import Span
 from tinsmith.telemetry.stores.base import Store
 from tinsmith.telemetry.stores.reading import name_matcher
@@ -46,9 +53,27 @@ from tinsmith.telemetry.writer import Writer, WriterOptions
 
 __all__ = ["Run"]
 
-_PLAIN = frozenset({float, int, bool})
-_FIRST_STEP, _LAST_STEP = -(2**63), 2**63 - 1
 Metrics = Mapping[str, object]
+P = ParamSpec("P")
+
+
+def _safely(
+    record: Callable[Concatenate[Run, P], None],
+) -> Callable[Concatenate[Run, P], None]:
+    """Make whatever a recording method raises a counted mistake, which raises in tests alone."""
+
+    @functools.wraps(record)
+    def recorded(run: Run, *args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            record(run, *args, **kwargs)
+        except TelemetryWarning:
+            raise  # somebody made warnings errors
+        except Exception as error:
+            if is_strict():
+                raise
+            run.intake.mistake(record.__name__, UserError(f"{record.__name__}: {error}"))
+
+    return recorded
 
 
 class Run:
@@ -80,6 +105,7 @@ class Run:
         self._attempt = attempt
         self._on_finish = on_finish
         self._health = Health()
+        self.intake = Intake(self._health)
         self._timeline = Timeline(attempt.attempt, attempt.rank)
         self._writer = Writer(store, record.run_id, self._state, self._health, options)
         self.outer: Run | None = None
@@ -176,22 +202,25 @@ class Run:
                 order and again: the last value of a (name, step) wins.
         """
         if not self._is_recording:
-            self._skip(len(metrics))
+            self._skip(metrics)
             return
         try:
             values: dict[str, object] = dict(metrics)
         except (TypeError, ValueError):
-            self._mistake("metrics", UserError(f"log: {metrics!r:.100}: must be a map of numbers"))
+            kind = type(metrics).__name__
+            self.intake.mistake(
+                "metrics", UserError(f"log: must be a map of numbers, not a {kind}")
+            )
             return
         if step is None:
             step = self._step + 1
-        elif type(step) is not int or not _FIRST_STEP <= step <= _LAST_STEP:
-            whole = self._whole(step)
+        elif type(step) is not int or not FIRST_STEP <= step <= LAST_STEP:
+            whole = self.intake.step(step)
             if whole is None:
                 return
             step = whole
-        if not _PLAIN.issuperset(map(type, values.values())):
-            values = self._settled(values)
+        if not PLAIN.issuperset(map(type, values.values())):
+            values = self.intake.settled(values)
         writer = self._writer
         now_ns = time_ns()
         if now_ns > writer.late_ns and not writer.catch_up():
@@ -207,6 +236,7 @@ class Run:
         if self._is_commit:
             self._acknowledge()
 
+    @_safely
     def event(
         self,
         event: EventSpec | str,
@@ -254,6 +284,7 @@ class Run:
         """
         return Span(self, event, dict(metadata), step, is_announced=announce)
 
+    @_safely
     def sample(
         self,
         prompt: str,
@@ -270,7 +301,7 @@ class Run:
         """
         if not self._may_record():
             return
-        whole = None if step is None else self._whole(step)
+        whole = self.intake.step(step)
         place = current_trace()
         tidy = Tidier()
         sample = SampleText(
@@ -282,12 +313,13 @@ class Run:
             rank=self.rank,
             attempt=self.attempt,
             token_logprobs=None if token_logprobs is None else tuple(map(float, token_logprobs)),
-            rewards=self._measured(rewards or {}),
+            rewards=self.intake.measured(rewards or {}),
             trace_id=place.trace_id if place else None,
             metadata=tidy.mapping(metadata),
         )
         self._put(sample, tidy)
 
+    @_safely
     def artifact(
         self,
         path: str | Path,
@@ -315,7 +347,7 @@ class Run:
         try:
             found = digest_of(path, digest)
         except (OSError, UserError) as error:
-            self._mistake("artifact", UserError(f"artifact={str(path)!r}: {error}"))
+            self.intake.mistake("artifact", UserError(f"artifact={str(path)!r}: {error}"))
             return
         tidy = Tidier()
         self._put(
@@ -326,7 +358,7 @@ class Run:
                 uri=found.uri,
                 num_bytes=found.num_bytes,
                 ts_ns=time_ns(),
-                step=None if step is None else self._whole(step),
+                step=self.intake.step(step),
                 rank=self.rank,
                 attempt=self.attempt,
                 metadata=tidy.mapping(metadata),
@@ -346,14 +378,15 @@ class Run:
         threshold: float | None = None,
     ) -> Alert:
         """Record that a rule fired, and return the alert, for `resolve`."""
+        tidy = Tidier()
         alert = Alert(
             alert_id=new_uuid7(),
-            rule=rule,
-            message=message,
+            rule=tidy.text(rule, 1_000),
+            message=tidy.text(message),
             opened_ns=time_ns(),
             severity=severity,
             key=key,
-            step=None if step is None else self._whole(step),
+            step=self.intake.step(step),
             score=score,
             threshold=threshold,
             rank=self.rank,
@@ -368,6 +401,7 @@ class Run:
         self._alert(closed, events.ALERT_RESOLVED, {})
         return closed
 
+    @_safely
     def define(
         self,
         key: str,
@@ -377,9 +411,15 @@ class Run:
         description: str | None = None,
     ) -> None:
         """Say what a metric's numbers mean: its unit, and whether less or more is better."""
+        trouble = key_trouble(key)
+        if trouble is not None:
+            raise UserError(f"{key!r:.100}: {trouble}", field="key")
+        if goal not in (None, "min", "max"):
+            raise UserError(f"goal={goal!r}: must be 'min' or 'max'", field="goal")
         if not self._is_off:
             self._writer.put(KeyInfo(key=key, unit=unit, goal=goal, description=description))
 
+    @_safely
     def update_config(self, values: Mapping[str, object]) -> None:
         """Add to the run's configuration, or replace what is there by name."""
         tidy = Tidier()
@@ -468,6 +508,7 @@ class Run:
 
     # ---------------------------------------------------------------------------------- inside
 
+    @_safely
     def record_event(
         self,
         event: EventSpec | str,
@@ -479,11 +520,11 @@ class Run:
         ids: tuple[str | None, str | None, str | None],
     ) -> None:
         """Record an event with times (wall, monotonic, duration) and ids (trace, span, parent)."""
-        name = event.name if isinstance(event, EventSpec) else event
+        name = event.name if isinstance(event, EventSpec) else str(event)
         given = measurements or {}
         error = check_emission(name, given)
         if error is not None:
-            self._mistake(f"event {name}", error)
+            self.intake.mistake(f"event {name}", error)
         if not self._may_record():
             return
         tidy = Tidier()
@@ -496,13 +537,13 @@ class Run:
                 ts_ns=ts_ns,
                 mono_ns=mono_ns,
                 duration_ns=duration_ns,
-                step=None if step is None else self._whole(step),
+                step=self.intake.step(step),
                 rank=self._attempt.rank,
                 attempt=self._attempt.attempt,
                 trace_id=trace_id,
                 span_id=span_id,
                 parent_id=parent_id,
-                measurements=self._measured(given),
+                measurements=self.intake.measured(given),
                 metadata=tidy.mapping(metadata),
             ),
             tidy,
@@ -538,63 +579,15 @@ class Run:
             step=alert.step,
         )
 
-    def _measured(self, given: Metrics) -> dict[str, float]:
-        measured: dict[str, float] = {}
-        for name, value in given.items():
-            try:
-                measured[str(name)] = value if type(value) is float else to_float(value)
-            except Refused as error:
-                self._refuse(name, error)
-        return measured
-
-    def _settled(self, values: Metrics) -> dict[str, object]:
-        settled: dict[str, object] = {}
-        for key, value in values.items():
-            try:
-                settled[key] = value if type(value) in _PLAIN else settle(value)
-            except Refused as error:
-                self._refuse(key, error)
-            except Exception as error:  # noqa: BLE001 - other people's objects may raise anything
-                self._refuse(key, Refused(f"cannot be read: {type(error).__name__}: {error}"))
-        return settled
-
-    def _refuse(self, key: str, reason: Refused) -> None:
-        if is_strict():
-            raise UserError(f"log: {key!r} is not recorded: {reason}")
-        self._health.count("refused_values")
-        self._health.warn_once(
-            f"value of {key!r}"[:200], f"log: {key!r:.100} is not recorded: {reason}"
-        )
-
-    def _whole(self, step: object) -> int | None:
-        try:
-            number = to_float(step)
-        except Refused:
-            number = float("nan")
-        if number == number // 1:
-            # An index keeps all the digits that a float may not have.
-            whole = step.__index__() if isinstance(step, SupportsIndex) else int(number)
-            if _FIRST_STEP <= whole <= _LAST_STEP:
-                return whole
-        error = f"step={step!r:.100}: must be a whole number of 64 bits"
-        self._mistake("step", UserError(error, field="step"))
-        return None
-
-    def _mistake(self, about: str, error: TinsmithError) -> None:
-        """Raise where mistakes are errors; else count, and warn once of each."""
-        if is_strict():
-            raise error
-        self._health.count("mistakes")
-        self._health.warn_once(about[:200], str(error))
-
     def _may_record(self) -> bool:
         if not self._is_recording:
-            self._skip(1)
+            self._skip((None,))
         return self._is_recording
 
-    def _skip(self, number: int) -> None:
+    def _skip(self, records: Collection[object]) -> None:
         if self._is_off:
             return
+        number = len(records) if hasattr(records, "__len__") else 1
         if self.is_open:
             self._health.count("skipped_while_paused", number)
             return

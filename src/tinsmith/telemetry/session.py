@@ -259,23 +259,28 @@ def _record(
     tidy = Tidier()
     now_ns = time.time_ns()
     stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime(now_ns // 10**9))
+
+    def told(text: str | None) -> str | None:
+        return None if text is None else tidy.text(text, 10_000)
+
+    seed, forked = settings.get("seed"), settings.get("forked_from_step")
     return RunRecord(
         run_id=settings.get("run_id") or new_uuid7(),
         project=tidy.text(project, 1_000),
         name=tidy.text(name or f"{project}-{stamp}", 1_000),
         created_ns=now_ns,
-        group=settings.get("group"),
-        job=settings.get("job"),
-        parent_run=settings.get("parent_run"),
-        forked_from_step=settings.get("forked_from_step"),
-        hypothesis=settings.get("hypothesis"),
-        condition=settings.get("condition", "default"),
+        forked_from_step=None if forked is None else int(forked),
         tags=tuple(tidy.text(tag, 1_000) for tag in settings.get("tags", ())),
         config=tidy.mapping(config),
-        seed=settings.get("seed"),
+        seed=None if seed is None else int(seed),
         git=git_state(),
         command=redacted_command([tidy.text(word, 10_000) for word in sys.argv]),
         metadata=tidy.mapping(settings.get("metadata")),
+        group=told(settings.get("group")),
+        job=told(settings.get("job")),
+        parent_run=told(settings.get("parent_run")),
+        hypothesis=told(settings.get("hypothesis")),
+        condition=tidy.text(settings.get("condition", "default"), 10_000),
     )
 
 

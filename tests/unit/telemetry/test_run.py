@@ -464,3 +464,48 @@ def test_subscribing_as_a_function_of_the_module_hears_the_current_run(run: Run)
     run.flush()
     end()
     assert [event.name for event in heard] == ["batch.built"]
+
+
+class Hostile:
+    """Raises whatever is asked of it."""
+
+    def __repr__(self) -> str:
+        raise RuntimeError("no")
+
+    __str__ = __repr__
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        lambda run: run.event(Hostile()),
+        lambda run: run.event(events.CPU_SAMPLE, [1]),
+        lambda run: run.event(events.CPU_SAMPLE, metadata=[1]),
+        lambda run: run.event(events.CPU_SAMPLE, step="x"),
+        lambda run: run.sample("p", "c", token_logprobs=["x"]),
+        lambda run: run.sample(Hostile(), "c"),
+        lambda run: run.artifact(Hostile()),
+        lambda run: run.define("", unit="s"),
+        lambda run: run.define("k", goal="maximum"),
+        lambda run: run.update_config(3),
+        lambda run: run.log({"a": Hostile()}),
+        lambda run: run.log(Hostile()),
+    ],
+)
+def test_nothing_that_is_handed_over_raises_into_the_loop(run: Run, record: Any) -> None:
+    with pytest.warns(TelemetryWarning):
+        record(run)
+    assert run.flush()
+    assert sum(run.health.values()) == 1
+    assert run.trouble is None
+    run.log({"a": 1.0}, step=0)
+    assert ("a", 0, 1.0) in logged(run)
+
+
+def test_metadata_that_cannot_be_read_says_so(run: Run) -> None:
+    run.event(events.CPU_SAMPLE, metadata={"object": Hostile(), "deep": {"x": Hostile()}})
+    (event,) = recorded(run)
+    assert event.metadata == {
+        "object": "<unreadable Hostile: RuntimeError>",
+        "deep": {"x": "<unreadable Hostile: RuntimeError>"},
+    }
