@@ -12,9 +12,10 @@ import pytest
 
 from tests.postgres import PostgresServer
 from tests.unit.telemetry.records import points, stored_run, triples
+from tinsmith import telemetry
 from tinsmith.core.errors import ConfigError, MissingExtraError
 from tinsmith.telemetry.errors import StoreError
-from tinsmith.telemetry.model import Batch, PointColumns
+from tinsmith.telemetry.model import Batch, PointColumns, RunStatus
 from tinsmith.telemetry.stores import PostgresStore, open_store, postgres_schema, timescale
 from tinsmith.telemetry.stores.postgres_copy import decode_array, encode_points
 
@@ -258,3 +259,21 @@ def test_the_hypertable_takes_the_place_of_the_partitions() -> None:
     statements = postgres_schema.statements_of(1, timescale.Timescale((2, 17), True))
     assert "PARTITION" not in statements
     assert "create_hypertable" in statements
+
+
+def test_a_recorder_outlives_a_server_that_restarts(
+    own_server: PostgresServer, fresh_schema: Callable[[], str]
+) -> None:
+    store = PostgresStore(fresh_schema())
+    with telemetry.init("restarts", store=store) as run:
+        for step in range(400):
+            run.log({"loss": float(step)}, step=step)
+            if step in (100, 250):
+                assert run.flush()
+                own_server.restart()
+        run_id = run.run_id
+    assert dict(run.health).get("dropped_points", 0) == 0
+    found = store.points(run_id, ["loss"])
+    assert found.value.tolist() == [float(step) for step in range(400)]
+    assert store.get_run(run_id).status == RunStatus.FINISHED
+    store.close()
