@@ -10,7 +10,7 @@ import torch
 
 from tests.integration.service_process import PROTOBUF, ServiceProcess, WireClient, make_data
 from tinsmith.client import ServiceClient, TrainingClient
-from tinsmith.regularizers import L1, L2, Regularizer
+from tinsmith.regularizers import L1, L2, Entropy, Regularizer
 from tinsmith.types import AdamParams, AdapterTerm, Datum
 from tinsmith.types.codec import encode_forward_backward_request
 
@@ -145,12 +145,39 @@ def test_norms_by_the_parameters_are_those_of_the_gradients_that_steps_see(
     assert output.base_loss.grad_norm == pytest.approx(norm, rel=1e-5)
 
 
+def test_the_accumulated_norm_is_that_of_the_step_to_come(service: ServiceClient) -> None:
+    """Of all calls since the last step, plain ones and terms on the adapter included."""
+    client = make_client(service)
+    l1 = [Regularizer(L1(), 0.5, "l1")]
+    client.forward_backward(make_data(2, seed=1), "cross_entropy")
+    client.add_adapter_terms([AdapterTerm(kind="weight_decay", weight=0.5)])
+    outputs = [
+        client.forward_backward_custom(
+            make_data(3, seed=seed), spread, regularizers=l1, track_grad_norms="parameters"
+        ).result(60)
+        for seed in (2, 3)
+    ]
+    first, second = (output.accumulated_grad_norm for output in outputs)
+    assert client.regularizer_state.accumulated_grad_norm == second
+    norm = (client.optim_step(AdamParams(learning_rate=0.0)).result(60).metrics or {})["grad_norm"]
+    assert second == pytest.approx(norm, rel=1e-5)
+    assert first != pytest.approx(norm, rel=1e-2)
+    assert outputs[1].total_grad_norm != pytest.approx(norm, rel=1e-2)
+    client._lane._vocab_size = 2**19  # then each datum travels alone
+    wide = [Regularizer(Entropy(), 0.5, distribution="full")]
+    cut = client.forward_backward_custom(
+        make_data(3, seed=2), spread, regularizers=wide, track_grad_norms="parameters"
+    ).result(60)
+    assert cut.accumulated_grad_norm == pytest.approx(cut.total_grad_norm, rel=1e-5)
+
+
 def test_norms_by_the_parameters_are_absent_where_no_graph_is_kept(service: ServiceClient) -> None:
     client = without_graphs(make_client(service))
     output = client.forward_backward_custom(
         make_data(2), regularizers=[Regularizer(L1(), 1.0, "l1")], track_grad_norms="parameters"
     ).result(60)
     assert output.total_grad_norm is None
+    assert output.accumulated_grad_norm is None
     assert output.regularizers["l1"].grad_norm is None
     assert not [name for name in output.metrics if name.endswith("grad_norm")]
 

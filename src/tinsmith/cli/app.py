@@ -37,6 +37,9 @@ COMMANDS = {
     "renderers": LazyCommand(
         "tinsmith.cli.renderers:renderers", "Look at how conversations become tokens."
     ),
+    "regularizers": LazyCommand(
+        "tinsmith.cli.regularizers:regularizers", "Look at terms of the loss and what they do."
+    ),
     "auth": LazyCommand("tinsmith.cli.auth:auth", "Keep the key of a service, and try it."),
     "keys": LazyCommand("tinsmith.cli.keys:keys", "Give people keys to a service you run."),
     "conformance": LazyCommand(

@@ -39,17 +39,19 @@ from tinsmith.client.retained import (
     EXTENSION,
     MAX_GRAPHS_A_NORM,
     CustomCall,
+    accumulated_norm,
     backward_path,
     forward_path,
     graphs_kept,
     max_positions,
     norm_path,
+    without_graphs,
 )
 from tinsmith.client.transport import PROTOBUF, Request
 from tinsmith.client.turns import TakeSeqIds, TurnOrder, undisturbed
 from tinsmith.core.errors import DataError, TinsmithError, UserError
 from tinsmith.regularizers.composition import ComposedLoss
-from tinsmith.regularizers.outputs import CustomLossOutput
+from tinsmith.regularizers.outputs import ACCUMULATED_NORM, CustomLossOutput
 from tinsmith.types import (
     AdapterTermsRequest,
     Datum,
@@ -261,8 +263,9 @@ class ModelLane:
         async def collect(posted: tuple[SurrogateLoss, _Sent, dict[str, _Sent]]) -> R:
             surrogate, sent, norms = posted
             found = {name: await self._fetch_norm(norm) for name, norm in norms.items()}
-            output = surrogate.described(_without_graphs(await self._fetch(sent)))
-            return call.finished(output, found)
+            answer = await self._fetch(sent)
+            found[ACCUMULATED_NORM] = accumulated_norm(answer)
+            return call.finished(surrogate.described(without_graphs(answer)), found)
 
         future = self._order.submit(post, collect, label=label, may_be_abandoned=True)
         return self._connection.watched(future)
@@ -413,13 +416,6 @@ def _check_loss(loss_fn: object, config: object) -> None:
             f"loss_fn_config: a {config_kind}; must be a dict of settings",
             field="loss_fn_config",
         )
-
-
-def _without_graphs(output: ForwardBackwardOutput) -> ForwardBackwardOutput:
-    """Without what only this module asked for."""
-    metrics = {k: v for k, v in output.metrics.items() if not k.startswith("grad_norm:unique")}
-    metrics.pop("graph_reused:sum", None)
-    return output.model_copy(update={"metrics": metrics})
 
 
 def _pass_request(path: str, body: bytes, *, is_compressed: bool) -> Request:

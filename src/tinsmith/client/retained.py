@@ -54,6 +54,19 @@ def norm_path(seq_ids: Sequence[int]) -> str:
     return f"ext/retained_backward?graph={','.join(map(str, seq_ids))}&accumulate=false"
 
 
+def accumulated_norm(output: ForwardBackwardOutput) -> float | None:
+    """Norm of everything added up to the last chunk of a backward; None where it is not told."""
+    told = [v for k, v in output.metrics.items() if k.startswith("accumulated_grad_norm:unique")]
+    return told[-1] if told else None
+
+
+def without_graphs(output: ForwardBackwardOutput) -> ForwardBackwardOutput:
+    """Without what only the extension answers."""
+    own = ("grad_norm:unique", "accumulated_grad_norm:unique", "graph_reused:sum")
+    metrics = {k: v for k, v in output.metrics.items() if not k.startswith(own)}
+    return output.model_copy(update={"metrics": metrics})
+
+
 def graphs_kept(output: ForwardBackwardOutput) -> bool:
     """Whether a forward left graphs behind; the service may have had no room."""
     return output.metrics.get("graph_bytes:sum", 0.0) > 0

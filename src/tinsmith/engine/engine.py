@@ -29,7 +29,7 @@ from tinsmith.engine.jobs import (
     UseGraph,
 )
 from tinsmith.engine.passes import JobRun, run_pass
-from tinsmith.engine.retained import RetainedGraphs
+from tinsmith.engine.retained import RetainedGraphs, accumulated_norm
 from tinsmith.types import (
     ForwardBackwardOutput,
     LoraConfig,
@@ -183,10 +183,15 @@ class Engine:
                 runs[index] = JobRun(run.checked, adapter.make_pass(backward=run.backward))
                 self._run([runs[index]])
         for index, run in runs.items():
-            problem = run.problem()
-            if problem is None and run.adapter.grad is not None:
-                self.adapter(jobs[index].adapter_id).accumulate(run.adapter.grad)
-            results[index] = problem or run.output()
+            results[index] = problem = run.problem()
+            if problem is not None:
+                continue
+            results[index] = output = run.output()
+            if run.adapter.grad is not None:
+                adapter = self.adapter(jobs[index].adapter_id)
+                adapter.accumulate(run.adapter.grad)
+                if isinstance(jobs[index].graph, UseGraph):  # whose graph was gone
+                    output.metrics.update(accumulated_norm(adapter))
         return [result for result in results if result is not None]
 
     def _guarded(

@@ -31,7 +31,7 @@ from tinsmith.engine.jobs import EngineLimits, ForwardBackwardJob, RetainGraph, 
 from tinsmith.engine.passes import JobRun, Microbatch, Row
 from tinsmith.types import ForwardBackwardOutput, TensorData
 
-__all__ = ["MAX_DISTRIBUTION_CELLS", "RetainedGraphs"]
+__all__ = ["MAX_DISTRIBUTION_CELLS", "RetainedGraphs", "accumulated_norm"]
 
 MAX_DISTRIBUTION_CELLS = 2**23
 """Logprobs of distributions in one answer; with the way back some 100 MB."""
@@ -222,9 +222,11 @@ class RetainedGraphs:
                 field="data",
                 hint="scale weights or advantages down",
             )
+        answer = _answer(checked, logprobs, norm)
         if use.accumulate:
             adapter.accumulate(total)
-        return _answer(checked, logprobs, norm)
+            answer.metrics.update(accumulated_norm(adapter))
+        return answer
 
     def _check_distribution(self, retain: RetainGraph, checked: CheckedJob) -> None:
         if retain.distribution is None:
@@ -305,6 +307,13 @@ class RetainedGraphs:
         self._reasons[key] = reason
         if len(self._reasons) > _MAX_REASONS:
             self._reasons.popitem(last=False)
+
+
+def accumulated_norm(adapter: Adapter) -> dict[str, float]:
+    """Norm of everything added since the last optimizer step, as a metric."""
+    assert adapter.grad is not None
+    norm = torch.linalg.vector_norm(adapter.grad, dtype=torch.float64)
+    return {"accumulated_grad_norm:unique": float(norm)}
 
 
 class _SavedBytes:

@@ -109,6 +109,8 @@ class ComposedLoss:
         self._options = options or CustomLossOptions()
         self._is_tracking = bool(track_grad_norms)
         self._output: CustomLossOutput | None = None
+        self._serial = 0
+        self._accumulated_norm: float | None = None
         self._partial: dict[str, tuple[int, ...]] = {}
         self._skipped: dict[str, str] = {}
         if base is None and not self._terms:
@@ -150,13 +152,17 @@ class ComposedLoss:
         output = self.output
         if self._by_parameters:
             output = output.with_grad_norms(norms)
-            metrics = {**answer.metrics, **output.flat_metrics()}
-            answer = answer.model_copy(update={"metrics": metrics})
+            self._state.note_accumulated(self._serial, output.accumulated_grad_norm)
+        else:
+            output = replace(output, accumulated_grad_norm=self._accumulated_norm)
+        metrics = {**answer.metrics, **output.flat_metrics()}
+        answer = answer.model_copy(update={"metrics": metrics})
         return replace(output, forward_backward=answer)
 
     def commit(self) -> None:
         """Let the state know that the gradient has been sent."""
-        self._state.observe(self._terms, self.output, self._options)
+        self._serial = self._state.observe(self._terms, self.output, self._options)
+        self._accumulated_norm = self._state.accumulated_grad_norm
 
     @property
     def distribution(self) -> Width | None:

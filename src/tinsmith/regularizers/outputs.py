@@ -13,7 +13,7 @@ from tinsmith.types import ForwardBackwardOutput, LossFnOutput
 
 __all__ = ["BaseLossOutput", "CustomLossOutput", "RegularizerOutput", "combine_custom_outputs"]
 
-BASE_NORM, TOTAL_NORM = "base:", "total:"
+BASE_NORM, TOTAL_NORM, ACCUMULATED_NORM = "base:", "total:", "accumulated:"
 """Names of the norms that are no term's."""
 
 
@@ -74,6 +74,9 @@ class CustomLossOutput:
         regularizer_total: Sum of the contributions.
         total_grad_norm: L2 norm of the gradient of `loss_total`, that is of the sum of the
             gradients; None where it was not asked for or cannot be had.
+        accumulated_grad_norm: L2 norm of all that was added since the last optimizer step, this
+            call included: by the parameters what the step will see, of other calls, too; by the
+            logprobs the root of the sum of the squares of the calls, None if one did not track it.
         skipped: Why a term with on_error="skip" or on_nan="skip" was left out, by name.
         partial: Datums that a term with on_error="partial" left out, by name.
         forward_backward: What the service answered; its metrics hold `reg/...`, too.
@@ -84,6 +87,7 @@ class CustomLossOutput:
     regularizers: Mapping[str, RegularizerOutput]
     regularizer_total: float
     total_grad_norm: float | None = None
+    accumulated_grad_norm: float | None = None
     skipped: Mapping[str, str] = field(default_factory=dict[str, str])
     partial: Mapping[str, tuple[int, ...]] = field(default_factory=dict[str, tuple[int, ...]])
     forward_backward: ForwardBackwardOutput | None = None
@@ -117,6 +121,7 @@ class CustomLossOutput:
             base_loss=base and replace(base, grad_norm=norms.get(BASE_NORM)),
             regularizers=terms,
             total_grad_norm=norms.get(TOTAL_NORM),
+            accumulated_grad_norm=norms.get(ACCUMULATED_NORM),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -159,6 +164,7 @@ class CustomLossOutput:
         put("total/loss", self.loss_total)
         put("total/regularizers", self.regularizer_total)
         put("total/grad_norm", self.total_grad_norm)
+        put("total/accumulated_grad_norm", self.accumulated_grad_norm)
         if self.skipped:
             put("total/num_skipped", float(len(self.skipped)))
         return metrics

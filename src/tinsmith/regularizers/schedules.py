@@ -55,10 +55,10 @@ class ConstantWeight:
 
 
 @dataclass(frozen=True)
-class LinearWeight:
-    """From `start` to `stop` in a straight line over `over` steps or epochs."""
+class _FromTo:
+    """From `start` to `stop` over `over` steps or epochs."""
 
-    kind: ClassVar[str] = "linear"
+    kind: ClassVar[str]
     over: float
     start: float = 1.0
     stop: float = 0.0
@@ -67,24 +67,23 @@ class LinearWeight:
     def __post_init__(self) -> None:
         _check_factors(self.kind, {"start": self.start, "stop": self.stop}, self.by)
         _check_over(self.kind, self.over)
+
+
+@dataclass(frozen=True)
+class LinearWeight(_FromTo):
+    """From `start` to `stop` in a straight line over `over` steps or epochs."""
+
+    kind: ClassVar[str] = "linear"
 
     def __call__(self, time: float) -> float:
         return self.start + (self.stop - self.start) * _progress(time, self.over)
 
 
 @dataclass(frozen=True)
-class CosineWeight:
+class CosineWeight(_FromTo):
     """From `start` to `stop` along half a cosine: slow at both ends."""
 
     kind: ClassVar[str] = "cosine"
-    over: float
-    start: float = 1.0
-    stop: float = 0.0
-    by: TimeUnit = "step"
-
-    def __post_init__(self) -> None:
-        _check_factors(self.kind, {"start": self.start, "stop": self.stop}, self.by)
-        _check_over(self.kind, self.over)
 
     def __call__(self, time: float) -> float:
         left = 0.5 * (1.0 + math.cos(math.pi * _progress(time, self.over)))

@@ -46,6 +46,9 @@ class RegularizerState:
         self._rules: dict[str, dict[str, Any]] = {}
         self._observed: dict[str, _Observed] = {}
         self._square_norm: float | None = 0.0
+        self._parameter_norm: float | None = None
+        self._serial = 0
+        """Of the newest evaluation or optimizer step."""
 
     @property
     def step(self) -> int:
@@ -54,13 +57,16 @@ class RegularizerState:
 
     @property
     def accumulated_grad_norm(self) -> float | None:
-        """Norm of the gradient by the logprobs that all calls since the last optimizer step made.
+        """Norm of the gradient that all calls since the last optimizer step made.
 
-        Each call has logprobs of its own, so it is the root of the sum of the squared norms. None
-        if a call did not track its norm.
+        By the logprobs, of which each call has its own, the root of the sum of the squared norms;
+        None if a call did not track its norm. With `track_grad_norms="parameters"` the norm of what
+        the service has accumulated, once the answer of the newest call is there.
         """
         with self._lock:
-            return None if self._square_norm is None else math.sqrt(self._square_norm)
+            if self._square_norm is None:
+                return self._parameter_norm
+            return math.sqrt(self._square_norm)
 
     def weight_of(self, term: Regularizer, epoch: float | None) -> float:
         """A term's weight now, with schedule and rule."""
@@ -76,9 +82,11 @@ class RegularizerState:
         terms: tuple[Regularizer, ...],
         output: CustomLossOutput,
         options: CustomLossOptions,
-    ) -> None:
-        """Take note of an evaluation whose gradient has been sent."""
+    ) -> int:
+        """Take note of an evaluation whose gradient has been sent; gives its serial number."""
         with self._lock:
+            self._serial += 1
+            self._parameter_norm = None
             for term in terms:
                 seen = output.regularizers.get(term.name)
                 if seen is None:
@@ -91,6 +99,13 @@ class RegularizerState:
                 self._square_norm = None
             else:
                 self._square_norm += output.total_grad_norm**2
+            return self._serial
+
+    def note_accumulated(self, serial: int, norm: float | None) -> None:
+        """Take note of the norm by the parameters up to an evaluation, if it is the newest one."""
+        with self._lock:
+            if serial == self._serial:
+                self._parameter_norm = norm
 
     def advance(self) -> None:
         """Go on to the next optimizer step: every observed rule moves once."""
@@ -100,8 +115,7 @@ class RegularizerState:
                     before = self._rule_state(name, observed.rule)
                     after = observed.rule.update(before, observed.step_value)
                     self._rules[name] = {"kind": observed.rule.kind, **after}
-            self._observed = {}
-            self._square_norm = 0.0
+            self._start_afresh()
             self._step += 1
 
     def forget(self, name: str) -> None:
@@ -137,8 +151,13 @@ class RegularizerState:
         with self._lock:
             self._step = state["step"]
             self._rules = {str(name): dict(rule) for name, rule in state["terms"].items()}
-            self._observed = {}
-            self._square_norm = 0.0
+            self._start_afresh()
+
+    def _start_afresh(self) -> None:
+        """Nothing has been seen since the last optimizer step."""
+        self._observed = {}
+        self._square_norm, self._parameter_norm = 0.0, None
+        self._serial += 1
 
     def _rule_state(self, name: str, rule: AdaptiveWeight) -> dict[str, float]:
         kept = self._rules.get(name)

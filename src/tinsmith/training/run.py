@@ -39,6 +39,7 @@ from tinsmith.training.recording import RunRecorder, recorded
 from tinsmith.training.run_dir import RunDir, RunStart, choose_start, new_run_dir
 from tinsmith.training.sampling_evaluators import AnyEvaluator
 from tinsmith.training.saving import Saver, Stateful
+from tinsmith.training.share_chart import ShareChartRecorder
 from tinsmith.training.terms import STATE
 
 if TYPE_CHECKING:
@@ -218,6 +219,9 @@ def _open_outputs(
                 config=config.model_dump(mode="json"),
             )
         )
+    if config.regularizers:
+        # After the metrics file, which it reads.
+        recorders.append(ShareChartRecorder(run.metrics, run.shares, f"Run {run.path.name}"))
     for sink in recorders:
         stack.callback(sink.close)
     # These are the caller's, and so the caller's to close.

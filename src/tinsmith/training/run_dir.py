@@ -53,6 +53,10 @@ class RunDir:
         return self.path / "transcript.html"
 
     @property
+    def shares(self) -> Path:
+        return self.path / "shares.html"
+
+    @property
     def trace(self) -> Path:
         return self.path / "trace.json"
 
@@ -74,6 +78,7 @@ class RunDir:
             self.checkpoints,
             self.diff,
             self.transcript,
+            self.shares,
             self.trace,
             self.path / "wandb_run_id.txt",
             self.recorded_run,

@@ -234,6 +234,8 @@ def test_entropy_of_the_distribution_has_the_gradient_of_autograd(
     norm = autograd_norm(entropy, distributions.params)  # type: ignore[attr-defined]
     assert answer.metrics["grad_norm:unique"] == pytest.approx(norm, rel=1e-5)
     expected = run(engine, backward_job([], UseGraph((1,), "recompute"), data=data))
+    assert answer.metrics["accumulated_grad_norm:unique"] == pytest.approx(norm, rel=1e-5)
+    assert expected.metrics["accumulated_grad_norm:unique"] == pytest.approx(2 * norm, rel=1e-5)
     twice = taken(engine)  # the kept graph's and an ordinary pass's
     torch.testing.assert_close(float(twice.norm()), 2 * norm, rtol=1e-5, atol=0)
     assert expected.metrics["loss:sum"] == pytest.approx(answer.metrics["loss:sum"], rel=1e-5)

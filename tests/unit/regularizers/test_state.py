@@ -22,6 +22,8 @@ from tinsmith.regularizers import (
     RegularizerState,
 )
 from tinsmith.regularizers.adaptive import make_rule
+from tinsmith.regularizers.outputs import ACCUMULATED_NORM, TOTAL_NORM
+from tinsmith.types import ForwardBackwardOutput
 
 
 def total(data: Any, logprobs: list[torch.Tensor]) -> Any:
@@ -203,3 +205,27 @@ def test_what_is_refused_says_what_is_allowed(golden: Callable[[str, Any], None]
             attempt()
         messages.append(str(refused.value))
     golden("regularizer_state_errors.json", messages)
+
+
+def test_the_norm_by_the_parameters_is_the_newest_answers_until_the_step() -> None:
+    state = RegularizerState()
+    calls = []
+    for _ in range(2):
+        logprobs = leaves([-1.0, -2.0])
+        loss = ComposedLoss(total, None, state=state, track_grad_norms="parameters")
+        loss(data_for(logprobs), logprobs)
+        loss.commit()
+        calls.append(loss)
+    answer = ForwardBackwardOutput(
+        loss_fn_output_type="ArrayRecord", loss_fn_outputs=[], metrics={"loss:sum": 1.0}
+    )
+    assert state.accumulated_grad_norm is None  # no answer has come
+    newest = calls[1].finished(answer, {ACCUMULATED_NORM: 5.0, TOTAL_NORM: 3.0})
+    assert (newest.accumulated_grad_norm, newest.total_grad_norm) == (5.0, 3.0)
+    assert newest.metrics["reg/total/accumulated_grad_norm"] == 5.0
+    calls[0].finished(answer, {ACCUMULATED_NORM: 4.0})  # an older answer that comes late
+    assert state.accumulated_grad_norm == 5.0
+    state.advance()
+    assert state.accumulated_grad_norm == 0.0
+    calls[1].finished(answer, {ACCUMULATED_NORM: 5.0})
+    assert state.accumulated_grad_norm == 0.0
