@@ -137,6 +137,7 @@ def test_trainer_state(tmp_path: Path) -> None:
         "log_history": [
             {"epoch": 0.5, "loss": 2.5, "grad_norm": math.nan, "learning_rate": 1e-4, "step": 1},
             {"epoch": 1.0, "eval_loss": 2.0, "eval_runtime": 0.5, "step": 3},
+            {"epoch": 1.0, "loss": 2.0, "step": 3},
             {"epoch": 1.0, "train_loss": 2.25, "total_flos": 7, "step": 3},
         ],
     }
@@ -148,7 +149,8 @@ def test_trainer_state(tmp_path: Path) -> None:
     assert found[("train/loss", 1)] == 2.5
     assert math.isnan(found[("train/grad_norm", 1)])
     assert found[("eval/loss", 3)] == 2.0
-    assert found[("train/loss", 3)] == 2.25
+    assert found[("train/loss", 3)] == 2.0
+    assert found[("train/train_loss", 3)] == 2.25  # the mean of the training, beside the last loss
     assert bundle.record.config["num_train_epochs"] == 1
 
 

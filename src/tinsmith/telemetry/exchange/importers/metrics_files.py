@@ -10,6 +10,7 @@ from tinsmith.telemetry.exchange.bundle import RunBundle, derived_run_id
 from tinsmith.telemetry.exchange.importers.columns import PointCollector
 from tinsmith.telemetry.exchange.jsonl import read_jsonl
 from tinsmith.telemetry.exchange.table import Cell
+from tinsmith.telemetry.integrations.trainer_run import trainer_metric_name
 from tinsmith.telemetry.model import Json, RunRecord, RunStatus
 
 __all__ = ["read_metrics_jsonl", "read_trainer_state"]
@@ -62,20 +63,13 @@ def read_trainer_state(path: Path) -> RunBundle:
         step = int(entry[_STEP])
         for key, cell in entry.items():
             if key != _STEP:
-                points.add_cell(_trainer_key(key), step, 0, cell)
+                points.add_cell(trainer_metric_name(key), step, 0, cell)
     config: dict[str, Json] = {
         key: cell
         for key, cell in state.items()
         if isinstance(cell, (bool, int, float, str)) and key not in {"log_history", "global_step"}
     }
     return _bundle(path, "trainer_state", points, config, history[:1])
-
-
-def _trainer_key(key: str) -> str:
-    for prefix in ("eval", "test"):
-        if key.startswith(f"{prefix}_"):
-            return f"{prefix}/{key.removeprefix(f'{prefix}_')}"
-    return f"train/{key.removeprefix('train_')}" if key.startswith("train_") else f"train/{key}"
 
 
 def _bundle(

@@ -1,0 +1,1 @@
+"""Callbacks of other people's trainers: `integrations.transformers`, `integrations.lightning`."""
