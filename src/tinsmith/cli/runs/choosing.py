@@ -2,6 +2,7 @@
 
 from collections.abc import Generator
 from contextlib import closing, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
     from tinsmith.telemetry.model import RunRecord
     from tinsmith.telemetry.stores import Store
 
-__all__ = ["LATEST", "find_run", "opened_store", "short_id", "store_option"]
+__all__ = ["LATEST", "find_run", "opened_store", "sealed_option", "short_id", "store_option"]
 
 LATEST = "latest"
 MIN_ID_PART = 4
@@ -22,6 +23,11 @@ store_option = click.option(
     "--store",
     metavar="STORE",
     help="A folder or a store's URL; default: TINSMITH_RECORD, else this machine's folder.",
+)
+sealed_option = click.option(
+    "--sealed",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="The folder of sealed runs, for a database; other stores keep them beside each run.",
 )
 
 

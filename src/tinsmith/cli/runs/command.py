@@ -11,6 +11,8 @@ COMMANDS = {
     "show": LazyCommand("tinsmith.cli.runs.show:show", "Show one run: state, metrics, a chart."),
     "tail": LazyCommand("tinsmith.cli.runs.tail:tail", "Follow a run as it is recorded."),
     "diff": LazyCommand("tinsmith.cli.runs.diff:diff", "Say in what two runs differ."),
+    "query": LazyCommand("tinsmith.cli.runs.query:query_runs", "Ask recorded runs by SQL."),
+    "seal": LazyCommand("tinsmith.cli.runs.seal:seal", "Copy ended runs to Parquet files."),
     "export": LazyCommand(
         "tinsmith.cli.runs.exchange:export", "Write a run as CSV, JSONL or Parquet."
     ),

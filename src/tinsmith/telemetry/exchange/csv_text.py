@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from tinsmith.core.errors import DataError
@@ -33,7 +33,7 @@ from tinsmith.telemetry.exchange.table import (
     whole_rows,
 )
 
-__all__ = ["read_csv", "write_csv"]
+__all__ = ["csv_lines", "read_csv", "write_csv"]
 
 _JSON = ":json"
 _FIELD = re.compile(r'"((?:[^"]|"")*)"|([^",\r\n]*)')
@@ -62,17 +62,21 @@ def write_csv(rows: Iterable[Row], path: Path, columns: list[str] | None = None)
     """
     kept = list(whole_rows(rows))
     names = union_of(columns or [], columns_of(kept))
-    as_json = {name for name in names if name.endswith(_JSON)}
-    as_json |= {
-        name for row in kept for name, cell in row.items() if isinstance(cell, (list, tuple, dict))
-    }
     with path.open("w", encoding="utf-8", errors="surrogatepass", newline="") as file:
-        header = (name + _JSON if name in as_json else name for name in names)
-        file.write(",".join(_quoted(name) if _needs_quotes(name) else name for name in header))
-        file.write("\r\n")
-        for row in kept:
-            fields = (_field(row.get(name), as_json=name in as_json) for name in names)
-            file.write(",".join(fields) + "\r\n")
+        file.writelines(csv_lines(kept, names))
+
+
+def csv_lines(rows: Sequence[Row], columns: Sequence[str]) -> Iterator[str]:
+    """Return the text of a table: its header, and a line a row, each with its line end."""
+    as_json = {name for name in columns if name.endswith(_JSON)}
+    as_json |= {
+        name for row in rows for name, cell in row.items() if isinstance(cell, (list, tuple, dict))
+    }
+    header = (name + _JSON if name in as_json else name for name in columns)
+    yield ",".join(_quoted(name) if _needs_quotes(name) else name for name in header) + "\r\n"
+    for row in rows:
+        fields = (_field(row.get(name), as_json=name in as_json) for name in columns)
+        yield ",".join(fields) + "\r\n"
 
 
 def _field(cell: Cell, *, as_json: bool) -> str:
