@@ -147,6 +147,7 @@ class Writer:
         self._num_batches = 0
         self._gave_up_at = -1
         self._num_settled = 0
+        self._num_in_flight = 0
         self._is_state_due = False
         self.is_awake = False
         """Whether the thread will look at the queues again without being woken."""
@@ -252,12 +253,12 @@ class Writer:
             return True
         self.wake("now")
         # A thread may be stuck in the store; it is left behind then, and ends with the process.
-        self._thread.join(self.options.finish_s)
+        self._thread.join(0.95 * self.options.finish_s)
         return not self._thread.is_alive() and self.trouble is None
 
     def num_waiting(self) -> int:
-        """Number of calls and records that are not committed yet."""
-        return len(self.calls) + len(self._loose) + len(self._firm)
+        """Number of calls and records, and of points in the store's hands, not committed yet."""
+        return len(self.calls) + len(self._loose) + len(self._firm) + self._num_in_flight
 
     # ------------------------------------------------------------------------ the thread's side
 
@@ -310,7 +311,9 @@ class Writer:
             num_records -= len(batch) - len(points) + len(notices)
             if not num_taken and not len(batch) and not notices:
                 break
+            self._num_in_flight = len(batch) + len(notices)
             is_ok = self._append(batch, notices) and is_ok
+            self._num_in_flight = 0
             self._count_age_anew()
         self._count_age_anew()  # what woke us may have put nothing down
         return is_ok

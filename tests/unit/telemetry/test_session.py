@@ -449,7 +449,7 @@ def test_finish_returns_in_time_with_a_store_that_never_answers() -> None:
     store.is_stuck.set()
     run.log({"a": 1.0}, step=0)
     started = time.monotonic()
-    with pytest.warns(telemetry.TelemetryWarning, match="not everything could be written"):
+    with pytest.warns(telemetry.TelemetryWarning, match="not everything .* waited"):
         run.finish()
     assert time.monotonic() - started < 5  # 1 s, and room for a busy machine
     assert not run.is_open
