@@ -26,6 +26,7 @@ __all__ = [
     "tinker_base_url",
     "tinker_credentials_file",
     "traceparent",
+    "wandb_settings",
     "xdg_home",
 ]
 
@@ -89,6 +90,24 @@ def record_run() -> str | None:
 def traceparent() -> str | None:
     """Return the place in a trace in which this process was started (`TRACEPARENT`)."""
     return _first("TRACEPARENT")
+
+
+def wandb_settings() -> dict[str, str]:
+    """Return what W&B's own variables say of a run (`WANDB_PROJECT`, ...), by names of `init`."""
+    names = {
+        "project": "WANDB_PROJECT",
+        "name": "WANDB_NAME",
+        "group": "WANDB_RUN_GROUP",
+        "tags": "WANDB_TAGS",
+        "notes": "WANDB_NOTES",
+        "id": "WANDB_RUN_ID",
+        "resume": "WANDB_RESUME",
+        "job_type": "WANDB_JOB_TYPE",
+        "mode": "WANDB_MODE",
+        "entity": "WANDB_ENTITY",
+    }
+    said = {name: _first(variable) for name, variable in names.items()}
+    return {name: value for name, value in said.items() if value is not None}
 
 
 def project_id() -> str | None:

@@ -431,6 +431,26 @@ SYSTEM_OOM: Final = _event(
     metadata=("device", "message"),
 )
 
+# ------------------------------------------------------------------- data of a step (wandb-shaped)
+TABLE_LOGGED: Final = _event(
+    "table.logged",
+    "A table was logged; its rows are in the metadata.",
+    _count("n", "Number of rows."),
+    metadata=("key", "columns", "rows"),
+)
+HISTOGRAM_LOGGED: Final = _event(
+    "histogram.logged",
+    "A histogram was logged.",
+    _count("n", "Number of values."),
+    metadata=("key", "counts", "edges"),
+)
+VALUE_LOGGED: Final = _event(
+    "value.logged", "A value that is no number was logged.", metadata=("key", "value")
+)
+SUMMARY_UPDATED: Final = _event(
+    "summary.updated", "Values that sum up a run, by name in the metadata."
+)
+
 # --------------------------------------------------------------------------------------- alerts
 ALERT_RAISED: Final = _event(
     "alert.raised",
