@@ -19,6 +19,7 @@ from tinsmith.client.errors import UnsupportedError
 from tinsmith.regularizers import KL, Entropy, JensenShannon, PolicyReference, Regularizer
 from tinsmith.telemetry import read_metrics
 from tinsmith.training import SupervisedConfig, run_supervised
+from tinsmith.training.share_chart import share_panels
 from tinsmith.types import AdamParams, Datum, TensorData
 
 pytestmark = [pytest.mark.integration]
@@ -227,29 +228,53 @@ def test_without_room_for_graphs_the_gradient_goes_the_two_pass_way(tmp_path: Pa
     assert norms[0] == pytest.approx(norms[1], rel=1e-5)
 
 
-def test_a_supervised_run_takes_them_by_configuration(
-    service: ServiceClient, tmp_path: Path
-) -> None:
-    data = tmp_path / "data.jsonl"
+def rows_of_a_run(
+    service: ServiceClient, directory: Path, **weights: float
+) -> list[dict[str, float]]:
+    """Of a supervised run with an entropy bonus and a KL to the base model; weight 0 measures."""
+    directory.mkdir()
+    data = directory / "data.jsonl"
     line = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}]}
     data.write_text((json.dumps(line) + "\n") * 4)
-    entropy = {"kind": "entropy", "weight": 0.1, "distribution": "full"}
-    near = {"kind": "kl", "weight": 0.1, "distribution": 16}
     config = SupervisedConfig.model_validate(
         {
             "data": str(data),
-            "run_dir": tmp_path / "run",
+            "run_dir": directory / "run",
             "model": "tinsmith/tiny",
-            "num_steps": 3,
+            "num_steps": 4,
             "batch_size": 2,
             "learning_rate": 1e-2,
-            "regularizers": [entropy, near],
+            "regularizers": [
+                {"kind": "entropy", "weight": weights["entropy"], "distribution": "full"},
+                {"kind": "kl", "weight": weights["kl"], "distribution": 16},
+            ],
             "progress": False,
         }
     )
     run_supervised(config, service=service)
-    rows = [row for row in read_metrics(tmp_path / "run" / "metrics.jsonl") if "train/nll" in row]
-    values = [row["reg/kl/value"] for row in rows]
-    assert values[0] == pytest.approx(0.0, abs=1e-6)  # the base model is where it starts
-    assert abs(values[-1]) > 1e-3
-    assert 0 < rows[0]["reg/entropy/entropy"] < np.log(VOCABULARY)
+    rows = read_metrics(directory / "run" / "metrics.jsonl")
+    return [row for row in rows if "train/nll" in row]
+
+
+def test_a_run_with_an_entropy_bonus_is_less_sure_one_with_kl_stays_near_and_the_page_shows_both(
+    service: ServiceClient, tmp_path: Path
+) -> None:
+    """Against a run that only measures."""
+    free = rows_of_a_run(service, tmp_path / "free", entropy=0.0, kl=0.0)
+    unsure = rows_of_a_run(service, tmp_path / "unsure", entropy=5.0, kl=0.0)
+    near = rows_of_a_run(service, tmp_path / "near", entropy=0.0, kl=5.0)
+    entropies = [row["reg/entropy/entropy"] for row in unsure]
+    assert entropies[-1] > entropies[0] + 0.1
+    assert entropies[-1] > free[-1]["reg/entropy/entropy"] + 0.1
+    assert entropies[-1] < np.log(VOCABULARY)
+    divergences = [row["reg/kl/value"] for row in near]
+    assert divergences[0] == pytest.approx(0.0, abs=1e-6)  # the base model is where it starts
+    assert 0 < divergences[-1] < free[-1]["reg/kl/value"] / 4
+    for name, rows in (("unsure", unsure), ("near", near)):
+        panels = {panel.title: panel.lines for panel in share_panels(rows)}
+        for term, metric in (("entropy", "entropy"), ("kl", "value")):
+            recorded = [(int(row["step"]), row[f"reg/{term}/{metric}"]) for row in rows]
+            assert panels[f"{term}/{metric}"] == {term: recorded}
+        page = (tmp_path / name / "run" / "shares.html").read_text()
+        assert "<h2>entropy/entropy</h2>" in page
+        assert "<h2>kl/value</h2>" in page

@@ -1,10 +1,10 @@
-"""What each term of the loss contributes over a run, as a page of its own: `shares.html`.
+"""What each term of the loss contributes and measures over a run, as a page: `shares.html`.
 
-The data is what regularizers record: `reg/NAME/share`, the term's part of the total loss, and
-`reg/NAME/grad_norm_share`, the norm of its weighted gradient by that of the whole. Parts of a loss
-may be negative (an entropy bonus) or above 1, and norms do not add up, so these are lines, not
-stacked areas. Main names: `Panel`, `share_panels`, `share_page`,
-`ShareChartRecorder`.
+The data is what regularizers record: `reg/NAME/share`, the term's part of the total loss,
+`reg/NAME/grad_norm_share`, the norm of its weighted gradient by that of the whole, and then
+`reg/NAME/value` and the term's own metrics (an entropy, a KL), each on a chart of its own. Parts of
+a loss may be negative (an entropy bonus) or above 1, and norms do not add up, so these are lines,
+not stacked areas. Main names: `Panel`, `share_panels`, `share_page`, `ShareChartRecorder`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import html
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,6 +39,15 @@ _SOURCES = (
 """Title of a chart, the metric of each term, and the two whose ratio is the loss's own."""
 _BESIDES = ("base", "total")
 """Under the prefix, and no terms."""
+_ABOUT_WEIGHTS = (
+    "weight",
+    "contribution",
+    "share",
+    "grad_norm",
+    "grad_norm_weighted",
+    "grad_norm_share",
+)
+"""Of each term; the rest is its value and what it measures by itself."""
 
 _HEAD = """<!doctype html>
 <meta charset="utf-8">
@@ -59,26 +68,39 @@ _WIDTH, _HEIGHT, _MARGIN = 800, 240, 40
 
 @dataclass(frozen=True)
 class Panel:
-    """One chart: a line for the loss and each term.
+    """One chart: lines of the loss and the terms, or one of a term.
 
     Attributes:
         title: What is drawn.
-        lines: `(step, share)` in the order of the steps, by name; NaN where it is not a number.
+        lines: `(step, value)` in the order of the steps, by name; NaN where it is not a number.
+        marks: Values that the axis holds and marks, whatever the lines are.
     """
 
     title: str
     lines: Mapping[str, Sequence[tuple[int, float]]]
+    marks: Sequence[float] = (0.0, 1.0)
+
+    def bounds(self) -> tuple[float, float]:
+        """Of the axis: of the marks and all finite values; never empty."""
+        values = [y for line in self.lines.values() for _, y in line if math.isfinite(y)]
+        held = [*self.marks, *values] or [0.0]
+        low, high = min(held), max(held)
+        if low < high:
+            return low, high
+        around = abs(low) or 1.0  # a line that is level lies in the middle
+        return low - around, high + around
 
 
 def share_panels(rows: Sequence[Mapping[str, float]]) -> list[Panel]:
-    """The charts of a run's metrics: contributions, and gradients where norms were recorded.
+    """The charts of a run's metrics: contributions, gradients where norms were recorded, values.
 
     Args:
         rows: Of `metrics.jsonl`; those without regularizers are passed over. A run without any has
             no panels.
     """
     panels = [Panel(title, _lines(rows, key, of_loss)) for title, key, of_loss in _SOURCES]
-    return [panel for panel in panels if panel.lines]
+    values = [Panel(f"{term}/{metric}", {term: line}, ()) for term, metric, line in _values(rows)]
+    return [panel for panel in [*panels, *values] if panel.lines]
 
 
 def share_page(panels: Sequence[Panel], title: str) -> str:
@@ -126,29 +148,47 @@ def _lines(
         step = int(row["step"])
         if part in row and row.get(whole):
             found.setdefault(LOSS, []).append((step, row[part] / row[whole]))
-        for metric, value in row.items():
-            area, _, last = metric.removeprefix(REGULARIZER_PREFIX).partition("/")
-            if metric.startswith(REGULARIZER_PREFIX) and last == key and area not in _BESIDES:
-                found.setdefault(area, []).append((step, value))
+        for term, last, value in _of_terms(row):
+            if last == key:
+                found.setdefault(term, []).append((step, value))
     return found if any(name != LOSS for name in found) else {}
 
 
+def _values(
+    rows: Sequence[Mapping[str, float]],
+) -> list[tuple[str, str, list[tuple[int, float]]]]:
+    """Term, metric and line of each term's value and of what it measures by itself."""
+    found: dict[tuple[str, str], list[tuple[int, float]]] = {}
+    for row in rows:
+        for term, metric, value in _of_terms(row):
+            if metric not in _ABOUT_WEIGHTS:
+                found.setdefault((term, metric), []).append((int(row["step"]), value))
+    return [(*names, line) for names, line in sorted(found.items())]
+
+
+def _of_terms(row: Mapping[str, float]) -> Iterator[tuple[str, str, float]]:
+    """Term, metric and value of what terms recorded in a row."""
+    for metric, value in row.items():
+        term, _, last = metric.removeprefix(REGULARIZER_PREFIX).partition("/")
+        if metric.startswith(REGULARIZER_PREFIX) and term not in _BESIDES:
+            yield term, last, value
+
+
 def _panel(panel: Panel) -> str:
-    finite = [y for line in panel.lines.values() for _, y in line if math.isfinite(y)]
-    low, high = min([0.0, *finite]), max([1.0, *finite])
+    low, high = panel.bounds()
     steps = [step for line in panel.lines.values() for step, _ in line]
     first, last = min(steps), max(steps)
 
     def x(step: float) -> float:
         return _MARGIN + (step - first) / max(last - first, 1) * (_WIDTH - 2 * _MARGIN)
 
-    def y(share: float) -> float:
-        return _HEIGHT - _MARGIN / 2 - (share - low) / (high - low) * (_HEIGHT - _MARGIN)
+    def y(value: float) -> float:
+        return _HEIGHT - _MARGIN / 2 - (value - low) / (high - low) * (_HEIGHT - _MARGIN)
 
     marks = "".join(
         f'<line x1="{_MARGIN}" x2="{_WIDTH - _MARGIN}" y1="{y(at):.1f}" y2="{y(at):.1f}" '
-        f'stroke="#ddd"/><text x="0" y="{y(at) + 4:.1f}">{at:.3g}</text>'
-        for at in sorted({low, 0.0, 1.0, high})
+        f'stroke="#ddd"/><text x="0" y="{y(at) + 4:.1f}">{at:.4g}</text>'
+        for at in sorted({low, *panel.marks, high})
     )
     marks += (
         f'<text x="{_MARGIN}" y="{_HEIGHT - 4}">step {first}</text>'
@@ -157,7 +197,7 @@ def _panel(panel: Panel) -> str:
     table = ""
     for index, (name, line) in enumerate(panel.lines.items()):
         colour, shown = _COLOURS[index % len(_COLOURS)], html.escape(name)
-        points = " ".join(f"{x(step):.1f},{y(share):.1f}" for step, share in _thinned(line))
+        points = " ".join(f"{x(step):.1f},{y(value):.1f}" for step, value in _thinned(line))
         marks += (
             f'<polyline points="{points}" stroke="{colour}" fill="none" stroke-width="1.5" '
             f'stroke-linecap="round"><title>{shown}</title></polyline>'

@@ -1,6 +1,7 @@
 """forward_backward_custom with regularizers: what is sent, what comes back, what moves when."""
 
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -8,12 +9,14 @@ import pytest
 import torch
 
 from tests.unit.client.recording_server import RecordingServer, Reply
-from tinsmith.client import BadRequestError, TrainingClient
+from tinsmith.client import BadRequestError, TrainingClient, UnsupportedError
 from tinsmith.core.errors import ConfigError, UserError
 from tinsmith.regularizers import (
+    KL,
     L1,
     CustomLossOptions,
     DualAscent,
+    Entropy,
     LinearWeight,
     Regularizer,
     RegularizerError,
@@ -67,6 +70,28 @@ def test_weights_on_the_wire_are_minus_the_gradient_of_the_total(
     assert output.forward_backward is not None
     assert output.forward_backward.loss == output.loss_total
     assert [o["logprobs"].tolist() for o in output.loss_fn_outputs] == [[1.0, 2.0], [6.0]]
+
+
+def test_what_a_call_cannot_do_is_refused_before_anything_is_sent(
+    server: RecordingServer, training: TrainingClient, golden: Callable[[str, Any], None]
+) -> None:
+    terms = [Regularizer(Entropy(), 1.0, distribution="full"), Regularizer(L1(), 1.0)]
+    wide = [Regularizer(KL(lambda data: []), 1.0, "near", distribution=20)]
+    told: dict[str, str] = {}
+    for name, regularizers in (("the whole vocabulary", terms), ("the likeliest tokens", wide)):
+        with pytest.raises(UnsupportedError) as unsupported:
+            training.forward_backward_custom([datum(1)], mean, regularizers=regularizers).result(10)
+        assert unsupported.value.field == "regularizers"
+        told[name] = str(unsupported.value).replace(server.url, "http://service")
+    for wrong in ("logprobs", 2, None):
+        with pytest.raises(ConfigError) as refused:
+            training.forward_backward_custom(  # type: ignore[call-overload]
+                [datum(1)], mean, regularizers=[Regularizer(L1(), 1.0)], track_grad_norms=wrong
+            )
+        assert refused.value.field == "track_grad_norms"
+        told[f"track_grad_norms={wrong!r}"] = str(refused.value)
+    assert not server.of("forward_backward")
+    golden("regularizer_call_errors.json", told)
 
 
 def test_without_them_the_call_is_the_plain_one(training: TrainingClient) -> None:

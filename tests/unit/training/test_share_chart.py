@@ -37,7 +37,7 @@ def test_lines_are_the_recorded_shares_and_the_losss_own() -> None:
         row(2, -2.0, 4.0, **norms),
         row(3, math.nan, math.nan),
     ]
-    contributions, gradients = share_panels(rows)
+    contributions, gradients, *_ = share_panels(rows)
     assert contributions.lines["l1"][:2] == [(1, 0.25), (2, -0.5)]
     assert math.isnan(contributions.lines["l1"][2][1])
     assert contributions.lines[LOSS][:2] == [(1, 0.75), (2, 1.5)]
@@ -45,6 +45,41 @@ def test_lines_are_the_recorded_shares_and_the_losss_own() -> None:
     assert share_panels([{"step": 1, "train/nll": 1.0}]) == []
     total_of_zero = {"step": 1, "reg/base/value": 1.0, "reg/total/loss": 0.0, "reg/l1/share": 0.5}
     assert list(share_panels([total_of_zero])[0].lines) == ["l1"]  # 1 / 0 is no share
+
+
+def test_values_and_metrics_of_each_term_have_charts_of_their_own() -> None:
+    """Of different units: an entropy of 7 nats beside a KL of 0.01 would hide it."""
+    rows = [
+        row(1, 1.0, 4.0, l1__weight=0.1, entropy__value=-7.0, entropy__entropy=7.0),
+        row(2, 2.0, 4.0, l1__weight=0.1, entropy__value=-7.25, entropy__entropy=7.25),
+        row(3, 3.0, 4.0, l1__contribution=3.0, total__regularizers=3.0),
+    ]
+    panels = {panel.title: panel for panel in share_panels(rows)[1:]}
+    assert {title: dict(panel.lines) for title, panel in panels.items()} == {
+        "entropy/entropy": {"entropy": [(1, 7.0), (2, 7.25)]},
+        "entropy/value": {"entropy": [(1, -7.0), (2, -7.25)]},
+        "l1/value": {"l1": [(1, 10.0), (2, 20.0), (3, 30.0)]},
+    }
+    page = share_page([panels["entropy/entropy"]], "run")
+    assert polylines(page) == [[(40, 220), (760, 20)]]  # the axis is that of the values alone
+    assert ">7.25<" in page
+
+
+@pytest.mark.parametrize(
+    ("values", "bounds"),
+    [
+        ([2.0, 2.0], (0.0, 4.0)),
+        ([0.0], (-1.0, 1.0)),
+        ([math.nan, math.inf], (-1.0, 1.0)),
+        ([-3.0, math.nan, 1e-9], (-3.0, 1e-9)),
+    ],
+)
+def test_the_axis_of_values_is_never_empty(
+    values: list[float], bounds: tuple[float, float]
+) -> None:
+    panel = Panel("l1/value", {"l1": list(enumerate(values))}, ())
+    assert panel.bounds() == bounds
+    assert "nan," not in share_page([panel], "run")
 
 
 def polylines(page: str) -> list[list[tuple[float, float]]]:
@@ -129,10 +164,15 @@ def test_a_run_with_terms_has_a_page_and_the_command_draws_it(
     run_dir = run_supervised(config, service=FakeService()).run_dir
     shares = [r["reg/l1_sparsity/share"] for r in read_metrics(run_dir / "metrics.jsonl")[1:4]]
     drawn = (run_dir / "shares.html").read_text()
-    assert len(polylines(drawn)) == 4  # the loss and the term, by value and by gradient
+    # The loss and the term, by share and by gradient; the term's value and own metric.
+    assert len(polylines(drawn)) == 6
     assert main(["regularizers", "chart", str(run_dir), "--json"]) == 0
     panels = json.loads(capsys.readouterr().out)["panels"]
     assert [value for _, value in panels[0]["lines"]["l1_sparsity"]] == shares
+    assert [panel["title"] for panel in panels[2:]] == [
+        "l1_sparsity/l1_mean",
+        "l1_sparsity/value",
+    ]
     assert main(["regularizers", "chart", str(run_dir), "--out", str(tmp_path / "p.html")]) == 0
     assert (tmp_path / "p.html").read_text() == drawn
     plain = make_config(run_dir=tmp_path / "plain", max_steps=1)
