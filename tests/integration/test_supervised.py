@@ -117,18 +117,25 @@ def test_a_run_learns_and_leaves_an_adapter(
     assert [row["optim/step"] for row in rows if "optim/step" in row] == list(range(1, 13))
 
 
-@pytest.mark.parametrize("die_at", [2, 7])
+# The base model scores a term's texts one by one as they arrive, which no two runs do alike.
+KL_TERM = {"kind": "kl_estimate", "weight": 0.1, "state": {"kind": "dual_ascent", "target": 0.1}}
+
+
+@pytest.mark.parametrize(("die_at", "terms"), [(2, []), (7, [KL_TERM])])
 def test_a_killed_trainer_resumes_to_the_metrics_of_an_undisturbed_run(
-    service: ServiceProcess, data_file: Path, tmp_path: Path, die_at: int
+    service: ServiceProcess, data_file: Path, tmp_path: Path, die_at: int, terms: list[Any]
 ) -> None:
-    undisturbed = settings(service, data_file, tmp_path / "undisturbed")
+    changes = {"regularizers": terms}
+    undisturbed = settings(service, data_file, tmp_path / "undisturbed", **changes)
     run_supervised(SupervisedConfig(**undisturbed))
-    config = settings(service, data_file, tmp_path / "killed", if_exists="resume")
+    config = settings(service, data_file, tmp_path / "killed", if_exists="resume", **changes)
     train_and_die(config, die_at)
     assert max(row["step"] for row in comparable(tmp_path / "killed")) == die_at
     result = run_supervised(SupervisedConfig(**config))
     assert result.resumed_from_step == 3 * (die_at // 3)
-    assert comparable(tmp_path / "killed") == comparable(tmp_path / "undisturbed")
+    rows = comparable(tmp_path / "killed")
+    assert rows == comparable(tmp_path / "undisturbed")
+    assert sum("reg/kl_estimate/value" in row for row in rows) == (12 if terms else 0)
     steps = [record.step for record in read_records(tmp_path / "killed" / "checkpoints.jsonl")]
     assert steps == [3, 6, 9, 12]
 

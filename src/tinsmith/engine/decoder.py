@@ -53,8 +53,12 @@ class Decoder(Protocol):
     shares_prompts: bool
     """Whether `decode` understands shared prompts."""
 
-    def route(self, rows: Sequence[SnapshotRows], num_rows: int) -> Any:
-        """What the three calls below need to know about who owns which row; reusable."""
+    def route(self, rows: Sequence[SnapshotRows], num_rows: int, *, plain: bool = False) -> Any:
+        """What the three calls below need to know about who owns which row; reusable.
+
+        With `plain` the results depend on the call alone, to the bit: nothing is used that comes
+        and goes with what ran before.
+        """
         ...
 
     def prefill(self, tokens_BT: Tensor, past: PromptBlock, start: int, routing: Any) -> Tensor:

@@ -93,9 +93,11 @@ class HfDecoder:
         assert shape is not None
         return cls(base, CacheShape(len(cache.layers), shape[1], shape[3], base.dtype, base.device))
 
-    def route(self, rows: Sequence[SnapshotRows], num_rows: int) -> tuple[Segment, ...]:
-        """Segments for the model's router."""
-        del num_rows
+    def route(
+        self, rows: Sequence[SnapshotRows], num_rows: int, *, plain: bool = False
+    ) -> tuple[Segment, ...]:
+        """Segments for the model's router; its products are always the plain ones."""
+        del num_rows, plain
         return tuple(
             Segment(slice(start, stop), snapshot.weights)
             for start, stop, snapshot in rows

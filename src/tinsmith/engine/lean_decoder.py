@@ -69,6 +69,8 @@ class _Routing:
     """The one snapshot of all rows, if there is just one."""
     products: Mapping[str, Product]
     """Matrix products by site name."""
+    stays_plain: bool = False
+    """Whether these products stay, whatever faster ones there are."""
     owner: str = ""
     """The snapshot whose weights are in the products already."""
     positions: int = 1
@@ -173,7 +175,9 @@ class LeanDecoder:
         with torch.inference_mode(mode=False), torch.no_grad():
             return cls(base, _layers_of(base), Site.fuse([base.head]), limits.max_weight_copy_bytes)
 
-    def route(self, rows: Sequence[SnapshotRows], num_rows: int) -> _Routing:
+    def route(
+        self, rows: Sequence[SnapshotRows], num_rows: int, *, plain: bool = False
+    ) -> _Routing:
         """Pack the snapshots that are new, and stack those of this batch."""
         known = len(self._packed)
         entries = [
@@ -184,7 +188,7 @@ class LeanDecoder:
         if len(self._packed) > known:
             self._drop_packed(len(entries))
         solo = rows[0].snapshot if len(rows) == 1 and rows[0][:2] == (0, num_rows) else None
-        return _Routing(stack_rows(entries, num_rows), solo, self._plain)
+        return _Routing(stack_rows(entries, num_rows), solo, self._plain, plain)
 
     def prefill(
         self, tokens_BT: Tensor, past: PromptBlock, start: int, routing: _Routing
@@ -412,6 +416,8 @@ class LeanDecoder:
 
     def _use_copies(self, routing: _Routing, num_rows: int, *, is_step: bool) -> None:
         """Let a batch use faster products, once there are any."""
+        if routing.stays_plain:
+            return
         solo = routing.solo
         packed = {} if solo is None else self._pack(solo)
         found = self._copies.find(

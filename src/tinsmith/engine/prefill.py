@@ -1,7 +1,9 @@
 """Prompts into keys and values: batched where short, in chunks where long, once a prompt.
 
 Also what is asked about prompts, which needs the output layer at every position and is therefore
-taken a bounded number of logits at a time.
+taken a bounded number of logits at a time. A prompt that something is asked about runs by itself,
+with the plain weights: how float32 rounds depends on the shape of a batch, and scores that changed
+with whatever else arrived would make a resumed run differ from an undisturbed one.
 
 Shapes: B prompts, T positions of a chunk, H hidden, V vocabulary.
 """
@@ -35,11 +37,12 @@ class Prefill:
         self._max_head_rows = max_head_rows
 
     def run_short(self, states: Sequence[JobState]) -> None:
-        """Whole prompts; similar lengths share a batch."""
+        """Whole prompts; similar lengths share a batch, but for those that are scored."""
         limit = self._max_tokens
         if self._decoder.shape.device.type == "cpu":
             limit = min(limit, _CPU_BATCH_TOKENS)
-        for batch in _batches(states, limit):
+        scored = [[state] for state in states if state.is_scored]
+        for batch in scored + _batches([s for s in states if not s.is_scored], limit):
             self._run_batch(batch)
 
     def run_chunk(self, state: JobState, max_tokens: int) -> bool:
@@ -49,7 +52,8 @@ class Prefill:
             state.block = PromptBlock(shape.allocate(1, state.prompt.size))
         start = state.num_prefilled
         tokens = torch.from_numpy(state.prompt[None, start : start + max_tokens]).to(shape.device)
-        routing = self._decoder.route([SnapshotRows(0, 1, state.snapshot)], 1)
+        rows = [SnapshotRows(0, 1, state.snapshot)]
+        routing = self._decoder.route(rows, 1, plain=state.is_scored)
         hidden = self._decoder.prefill(tokens, state.block, start, routing)
         state.num_prefilled = start + tokens.shape[1]
         self._score_prompt(state, hidden[0], start)
@@ -70,7 +74,7 @@ class Prefill:
             for _, run in groupby(enumerate(states), key=lambda item: item[1].group)
             if (members := list(run))
         ]
-        routing = self._decoder.route(rows, len(states))
+        routing = self._decoder.route(rows, len(states), plain=states[0].is_scored)
         block = PromptBlock(shape.allocate(len(states), longest))
         hidden = self._decoder.prefill(torch.from_numpy(tokens).to(shape.device), block, 0, routing)
         ends = torch.tensor([state.prompt.size - 1 for state in states], device=shape.device)
@@ -84,7 +88,7 @@ class Prefill:
 
     def _score_prompt(self, state: JobState, hidden_TH: Tensor, start: int) -> None:
         """Fill in what the job asks about the prompt's tokens that these hidden states predict."""
-        if not PromptScores.are_asked_for(state.job):
+        if not state.is_scored:
             return
         if state.scores is None:
             state.scores = PromptScores(state.job, state.prompt, state.seed)

@@ -54,6 +54,11 @@ class JobState:
         return "" if self.snapshot is None else self.snapshot.id
 
     @property
+    def is_scored(self) -> bool:
+        """Whether the job asks anything about its prompt, whose answer may not depend on others."""
+        return PromptScores.are_asked_for(self.job)
+
+    @property
     def num_in_slot(self) -> int:
         """Positions of the prompt that a sample's own slot holds."""
         return 0 if self.shares_block else self.prompt.size

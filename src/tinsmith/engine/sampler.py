@@ -7,7 +7,8 @@ Finished rows leave at once. The caller interleaves steps with other work.
 What fixes a sample is (seed, sample index, prompt, adapter): its random numbers are counted by its
 own position, so neither batch mates nor the time of admission change its tokens. Logits themselves
 differ by rounding with the shape of a batch: about 1e-6 in float32, which next to never changes a
-token, about 1e-2 in bfloat16, which now and then does.
+token, about 1e-2 in bfloat16, which now and then does. What a job asks about its prompt is computed
+apart from others, and is the same to the bit whatever else runs.
 """
 
 from __future__ import annotations
@@ -130,13 +131,16 @@ class Sampler:
         """Prompts of jobs whose samples find room, up to the limit of one step."""
         free = self._rows.num_free - sum(state.num_waiting for state in self._ready)
         budget = self._limits.max_prefill_tokens
+        live_chunk = max(1, budget // _LIVE_CHUNK_SHARE)
         if len(self._rows) or self._ready:
-            budget = max(1, budget // _LIVE_CHUNK_SHARE)
+            budget = live_chunk
         short: list[JobState] = []
         while self._waiting and free > 0 and budget > 0:
             state = self._waiting.first
-            if state.num_prefilled or state.prompt.size > budget:
-                if not short and self._prefill.run_chunk(state, budget):
+            # Scores may not depend on who else is there, so the chunks may not either.
+            chunk = live_chunk if state.is_scored else budget
+            if state.num_prefilled or state.prompt.size > min(chunk, budget):
+                if not short and self._prefill.run_chunk(state, chunk):
                     self._ready.append(self._waiting.take())
                 break
             short.append(self._waiting.take())

@@ -1,5 +1,6 @@
 """What a job asks about its prompt and its tokens, against plain float64 forward passes."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from tinsmith.engine.engine import Engine
 from tinsmith.engine.jobs import EngineLimits, SampleJob
 from tinsmith.engine.sample_options import check_sample_options
 from tinsmith.engine.sampler import Sampler
-from tinsmith.types import SamplingParams, TensorData
+from tinsmith.types import SampleResponse, SamplingParams, TensorData
 
 TOLERANCE = 1e-4  # float32 against float64
 
@@ -38,6 +39,14 @@ def snapshot(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> tuple[
 @pytest.fixture(scope="module")
 def model(model_dir: Path, snapshot: tuple[str, Path]) -> Any:
     return ref.peft_model(model_dir, snapshot[1], torch.float64)
+
+
+@pytest.fixture(scope="module")
+def tiny_engine(tiny_dir: Path) -> Engine:
+    """The bundled model, large enough that rounding shows, with an adapter."""
+    engine = Engine(str(tiny_dir))
+    add_trained_adapter(engine, "a", rank=4, seed=1)
+    return engine
 
 
 def make_job(snapshot_id: str | None, prompt: list[int], **options: Any) -> SampleJob:
@@ -210,6 +219,39 @@ def test_temperature_zero_draws_the_likeliest_alternative(engine: Engine, model_
     best = ref.logprobs(base, prompt)[:-1].argmax(-1)
     found = response.prompt_alt_tokens.tokens.to_numpy()
     np.testing.assert_array_equal(found, np.stack([best, best], 1))
+
+
+@pytest.mark.parametrize("limits", [{}, {"max_prefill_tokens": 240}])
+@pytest.mark.parametrize("adapter", ["none", "one", "both"])
+def test_scores_are_the_same_to_the_bit_alone_in_a_crowd_and_after_any_history(
+    tiny_engine: Engine, limits: dict[str, int], adapter: str
+) -> None:
+    """Chunks of a long prompt, batch mates, and faster copies of weights all change rounding."""
+    tuned = tiny_engine.snapshot("a")
+    names = {"none": [None], "one": [tuned], "both": [None, tuned]}[adapter]
+    rng = np.random.default_rng(0)
+    prompts = [rng.integers(1, 2048, n).tolist() for n in (95, 21, 24, 90, 100, 22, 130, 25)]
+    scored = [
+        replace(
+            make_job(names[index % len(names)], prompt, prompt_logprobs=True),
+            topk_prompt_logprobs=2,
+            job_id=str(index),
+        )
+        for index, prompt in enumerate(prompts)
+    ]
+
+    def scores_of(responses: list[SampleResponse]) -> list[SampleResponse]:
+        return [replace(response, sequences=[]) for response in responses]
+
+    alone = [sample(make_sampler(tiny_engine, **limits), one)[0] for one in scored]
+    sampler = make_sampler(tiny_engine, **limits)
+    drawing = [ref.job(f"draws {name}", name, [1, 2, 3], max_tokens=40, seed=1) for name in names]
+    crowd = sample(sampler, *drawing, *scored)[len(drawing) :]
+    for one in drawing:  # long enough that the sampler makes itself copies of the weights
+        sample(sampler, one)
+    warm = sample(sampler, *reversed(scored))[::-1]
+    assert scores_of(alone) == scores_of(crowd)
+    assert scores_of(alone) == scores_of(warm)
 
 
 def test_a_prompt_of_one_token_has_no_alternatives(engine: Engine) -> None:
