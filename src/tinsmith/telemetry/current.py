@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
 
 from tinsmith.telemetry.catalogue import EventSpec
-from tinsmith.telemetry.model import Alert, Event
+from tinsmith.telemetry.model import Alert, Event, Severity
 from tinsmith.telemetry.session import current_run
 from tinsmith.telemetry.spans import Span
 
@@ -78,7 +77,7 @@ def alert(
     rule: str,
     message: str,
     *,
-    severity: Literal["info", "warning", "error"] = "warning",
+    severity: Severity = "warning",
     key: str | None = None,
     step: int | None = None,
     score: float | None = None,

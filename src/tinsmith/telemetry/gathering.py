@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 from tinsmith.telemetry.health import Health
 from tinsmith.telemetry.model import PointColumns
-from tinsmith.telemetry.payload import Refused, key_trouble, to_float
+from tinsmith.telemetry.payload import Refused, key_trouble, shown, to_float
 
 __all__ = ["Call", "Gatherer"]
 
@@ -89,5 +89,5 @@ class Gatherer:
     def _refuse(self, key: object, reason: str) -> None:
         self._health.count("refused_values")
         self._health.warn_once(
-            f"value of {key!r}"[:200], f"log: {str(key)[:100]!r} is not recorded: {reason}"
+            f"value of {shown(key)}", f"log: {shown(key)} is not recorded: {reason}"
         )

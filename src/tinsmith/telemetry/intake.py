@@ -11,7 +11,7 @@ from typing import SupportsIndex
 from tinsmith.core.errors import TinsmithError, UserError
 from tinsmith.telemetry.catalogue import is_strict
 from tinsmith.telemetry.health import Health
-from tinsmith.telemetry.payload import Refused, settle, to_float
+from tinsmith.telemetry.payload import Refused, settle, shown, to_float
 
 __all__ = ["FIRST_STEP", "LAST_STEP", "PLAIN", "Intake"]
 
@@ -54,14 +54,14 @@ class Intake:
             return None
         try:
             number = to_float(step)
-        except Refused:
+        except Exception:  # noqa: BLE001 - other people's objects may raise anything
             number = float("nan")
         if number == number // 1:
             # An index keeps all the digits that a float may not have.
             whole = step.__index__() if isinstance(step, SupportsIndex) else int(number)
             if FIRST_STEP <= whole <= LAST_STEP:
                 return whole
-        error = f"step={step!r:.100}: must be a whole number of 64 bits"
+        error = f"step={shown(step)}: must be a whole number of 64 bits"
         self.mistake("step", UserError(error, field="step"))
         return None
 
@@ -74,8 +74,8 @@ class Intake:
 
     def _refuse(self, key: str, reason: Refused) -> None:
         if is_strict():
-            raise UserError(f"log: {key!r} is not recorded: {reason}")
+            raise UserError(f"log: {shown(key)} is not recorded: {reason}")
         self._health.count("refused_values")
         self._health.warn_once(
-            f"value of {key!r}"[:200], f"log: {key!r:.100} is not recorded: {reason}"
+            f"value of {shown(key)}", f"log: {shown(key)} is not recorded: {reason}"
         )

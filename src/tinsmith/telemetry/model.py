@@ -40,6 +40,7 @@ __all__ = [
     "RunStatus",
     "RunTimes",
     "SampleText",
+    "Severity",
     "WriterId",
     "observed_status",
     "run_times",
@@ -47,6 +48,7 @@ __all__ = [
 
 Json: TypeAlias = "bool | int | float | str | Sequence[Json] | Mapping[str, Json] | None"
 Goal = Literal["min", "max"]
+Severity = Literal["info", "warning", "error"]
 
 CRASHED_AFTER_S = 30.0
 """A writer that has given no sign of life for so long counts as dead."""
@@ -233,7 +235,7 @@ class Alert:
     message: str
     opened_ns: int
     closed_ns: int | None = None
-    severity: Literal["info", "warning", "error"] = "warning"
+    severity: Severity = "warning"
     key: str | None = None
     step: int | None = None
     score: float | None = None

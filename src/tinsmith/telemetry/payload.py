@@ -29,6 +29,7 @@ __all__ = [
     "Tidier",
     "key_trouble",
     "settle",
+    "shown",
     "to_float",
 ]
 
@@ -48,6 +49,14 @@ REDACTED = "<redacted>"
 
 class Refused(Exception):
     """A value that is not recorded, and why."""
+
+
+def shown(value: object) -> str:
+    """Return a value for a message: its first 100 characters, or its type where it cannot say."""
+    try:
+        return f"{value!r:.100}"
+    except Exception:  # noqa: BLE001 - other people's objects may raise anything
+        return f"a {type(value).__name__}"
 
 
 def to_float(value: object) -> float:
@@ -178,6 +187,13 @@ class Tidier:
             clean = clean.encode("utf-8", "replace").decode("utf-8")
         return clean
 
+    def label(self, name: object, limit: int = 1_000) -> str:
+        """Return anything as a text, also what cannot say what it is."""
+        try:
+            return self.text(name, limit)
+        except Exception:  # noqa: BLE001 - other people's objects may raise anything
+            return shown(name)
+
     def mapping(self, value: Mapping[Any, object] | None) -> dict[str, Json]:
         """Return a map as plain JSON.
 
@@ -188,7 +204,9 @@ class Tidier:
             return {}
         if not isinstance(value, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance] - users'
             raise TypeError(f"must be a map, not {type(value).__name__}")
-        return cast("dict[str, Json]", self.json(value))
+        told = self.json(value)
+        # A map that raises when it is read has become a text.
+        return told if isinstance(told, dict) else {"metadata": told}
 
     def json(self, value: object, depth: int = 0, name: str = "") -> Json:
         """Return anything as JSON: what JSON cannot say becomes text; secrets by name go.
@@ -196,7 +214,14 @@ class Tidier:
         Sizes are bounded: strings by `MAX_METADATA_CHARS`, collections by 10,000 items, nesting by
         16 levels.
         """
-        if name and _SECRET.search(name) and value not in (None, ""):
+        try:
+            return self._json(value, depth, name)
+        except Exception as error:  # noqa: BLE001 - other people's objects may raise anything
+            return f"<unreadable {type(value).__name__}: {type(error).__name__}>"
+
+    def _json(self, value: object, depth: int, name: str) -> Json:
+        is_empty = value is None or (isinstance(value, str) and not value)
+        if name and not is_empty and _SECRET.search(name):
             return REDACTED
         if value is None or isinstance(value, bool):
             return value
@@ -209,10 +234,7 @@ class Tidier:
         if depth >= _MAX_DEPTH:
             self.num_cut += 1
             return f"<{type(value).__name__}, nested deeper than {_MAX_DEPTH} levels>"
-        try:
-            return self._json_of_object(value, depth)
-        except Exception as error:  # noqa: BLE001 - other people's objects may raise anything
-            return f"<unreadable {type(value).__name__}: {type(error).__name__}>"
+        return self._json_of_object(value, depth)
 
     def _json_of_object(self, value: object, depth: int) -> Json:
         if isinstance(value, Mapping):
@@ -241,7 +263,8 @@ class Tidier:
         if len(value) > _MAX_ITEMS:
             self.num_cut += 1
         kept = list(value.items())[:_MAX_ITEMS]
-        return {self.text(key, 1_000): self.json(item, depth + 1, str(key)) for key, item in kept}
+        named = ((self.label(key), item) for key, item in kept)
+        return {name: self.json(item, depth + 1, name) for name, item in named}
 
     def _list(self, value: Sequence[object], depth: int) -> Json:
         if len(value) > _MAX_ITEMS:

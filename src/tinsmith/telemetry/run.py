@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from time import time_ns
 from types import TracebackType
-from typing import Concatenate, Literal, ParamSpec, Self
+from typing import Concatenate, Literal, ParamSpec, Self, get_args
 
 from tinsmith.core.errors import UserError
 from tinsmith.core.ids import new_uuid7
@@ -38,12 +38,15 @@ from tinsmith.telemetry.model import (
     RunStatus,
     RunTimes,
     SampleText,
+    Severity,
     run_times,
 )
 from tinsmith.telemetry.payload import (
+    MAX_METADATA_CHARS,
     MAX_TEXT_CHARS,
     Tidier,
     key_trouble,
+    shown,
 )
 from tinsmith.telemetry.spans import Span
 from tinsmith.telemetry.stores.base import Store
@@ -206,7 +209,7 @@ class Run:
             return
         try:
             values: dict[str, object] = dict(metrics)
-        except (TypeError, ValueError):
+        except Exception:  # noqa: BLE001 - other people's objects may raise anything
             kind = type(metrics).__name__
             self.intake.mistake(
                 "metrics", UserError(f"log: must be a map of numbers, not a {kind}")
@@ -214,7 +217,7 @@ class Run:
             return
         if step is None:
             step = self._step + 1
-        elif type(step) is not int or not FIRST_STEP <= step <= LAST_STEP:
+        if type(step) is not int or not FIRST_STEP <= step <= LAST_STEP:
             whole = self.intake.step(step)
             if whole is None:
                 return
@@ -354,7 +357,7 @@ class Run:
             Artifact(
                 digest=found.digest,
                 name=tidy.text(name or found.name, 1_000),
-                kind=kind,
+                kind=tidy.text(kind, 1_000),
                 uri=found.uri,
                 num_bytes=found.num_bytes,
                 ts_ns=time_ns(),
@@ -371,7 +374,7 @@ class Run:
         rule: str,
         message: str,
         *,
-        severity: Literal["info", "warning", "error"] = "warning",
+        severity: Severity = "warning",
         key: str | None = None,
         step: int | None = None,
         score: float | None = None,
@@ -379,20 +382,23 @@ class Run:
     ) -> Alert:
         """Record that a rule fired, and return the alert, for `resolve`."""
         tidy = Tidier()
+        given = {"score": score, "threshold": threshold}
+        numbers = {name: value for name, value in given.items() if value is not None}
+        numbers = self.intake.measured(numbers)
         alert = Alert(
             alert_id=new_uuid7(),
-            rule=tidy.text(rule, 1_000),
-            message=tidy.text(message),
+            rule=tidy.label(rule),
+            message=tidy.label(message, MAX_METADATA_CHARS),
             opened_ns=time_ns(),
-            severity=severity,
-            key=key,
+            severity=self._severity(severity),
+            key=None if key is None else tidy.label(key),
             step=self.intake.step(step),
-            score=score,
-            threshold=threshold,
+            score=numbers.get("score"),
+            threshold=numbers.get("threshold"),
             rank=self.rank,
             attempt=self.attempt,
         )
-        self._alert(alert, events.ALERT_RAISED, {"message": message})
+        self._alert(alert, events.ALERT_RAISED, {"message": alert.message})
         return alert
 
     def resolve(self, alert: Alert) -> Alert:
@@ -416,8 +422,15 @@ class Run:
             raise UserError(f"{key!r:.100}: {trouble}", field="key")
         if goal not in (None, "min", "max"):
             raise UserError(f"goal={goal!r}: must be 'min' or 'max'", field="goal")
+        tidy = Tidier()
+        info = KeyInfo(
+            key=key,
+            unit=None if unit is None else tidy.text(unit, 1_000),
+            goal=goal,
+            description=None if description is None else tidy.text(description),
+        )
         if not self._is_off:
-            self._writer.put(KeyInfo(key=key, unit=unit, goal=goal, description=description))
+            self._writer.put(info)
 
     @_safely
     def update_config(self, values: Mapping[str, object]) -> None:
@@ -477,6 +490,10 @@ class Run:
         """
         if not self.is_open:
             return
+        if status not in ("finished", "failed"):
+            error = f"status={shown(status)}: must be 'finished' or 'failed'; kept as failed"
+            self.intake.mistake("status", UserError(error, field="status"))
+            status = "failed"
         if self.is_child or self._is_off:
             self._attempt = replace(self._attempt, ended_ns=time_ns())  # in this process alone
         else:
@@ -578,6 +595,13 @@ class Run:
             metadata={"rule": alert.rule, "key": alert.key, **metadata},
             step=alert.step,
         )
+
+    def _severity(self, severity: Severity) -> Severity:
+        if severity in get_args(Severity):
+            return severity
+        error = f"severity={shown(severity)}: must be one of {', '.join(get_args(Severity))}"
+        self.intake.mistake("severity", UserError(error, field="severity"))
+        return "warning"
 
     def _may_record(self) -> bool:
         if not self._is_recording:

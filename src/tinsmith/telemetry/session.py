@@ -14,10 +14,10 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextvars import ContextVar
 from pathlib import Path
-from typing import TypedDict, Unpack
+from typing import Unpack
 
 from tinsmith.core import environment
 from tinsmith.core.errors import ConfigError, TinsmithError
@@ -29,6 +29,7 @@ from tinsmith.telemetry.model import AMBIENT_PROJECT, Attempt, RunRecord
 from tinsmith.telemetry.payload import Tidier, redacted_command
 from tinsmith.telemetry.processes import host, this_writer
 from tinsmith.telemetry.run import Run
+from tinsmith.telemetry.settings import RunSettings, check_settings
 from tinsmith.telemetry.stores.base import Store
 from tinsmith.telemetry.stores.memory import MemoryStore
 from tinsmith.telemetry.stores.opening import OFF, default_address, open_store
@@ -53,34 +54,6 @@ _is_ambiguous = False
 _ambient: Run | None = None
 
 
-class RunSettings(TypedDict, total=False):
-    """What `init` may be told beside project, name and configuration."""
-
-    run_id: str
-    """The run to go on with, or the id of a new one: letters, digits, dots, dashes."""
-    resumed_from_step: int
-    """Last step of earlier attempts that still counts; later ones are hidden."""
-    hypothesis: str
-    condition: str
-    group: str
-    job: str
-    parent_run: str
-    forked_from_step: int
-    tags: Sequence[str]
-    seed: int
-    metadata: Mapping[str, object]
-    rank: int
-    """Of this process; by default that of its launch (`RANK`), else 0."""
-    attempt: int
-    """Number of the launch, where its launcher knows it."""
-    store: str | Path | Store
-    """Where to record; by default what `TINSMITH_RECORD` says, else the data folder."""
-    durability: Durability
-    """"async" (at most 50 ms may be lost by a kill) or "commit" (nothing that was acknowledged)."""
-    options: WriterOptions
-    """Bounds and times of the writer."""
-
-
 def init(
     project: str = "default",
     name: str | None = None,
@@ -101,9 +74,12 @@ def init(
 
     Raises:
         WriterBusyError: a live process writes this rank of the run.
-        UnknownNameError: there is no such kind of store.
+        UnknownNameError: there is no such kind of store, or no such setting.
+        ConfigError: a setting is not what it must be.
         StoreError: the store cannot be written.
     """
+    settings = check_settings(settings)
+    options = _options(settings)
     store = _store(settings.get("store"))
     record = _record(project, name, config, settings)
     rank = settings.get("rank", environment.record_rank())
@@ -116,7 +92,7 @@ def init(
         resumed_from_step=settings.get("resumed_from_step"),
         attempt=settings.get("attempt"),
     )
-    return _enter(_opened(store, attempt, record.run_id, _options(settings)))
+    return _enter(_opened(store, attempt, record.run_id, options))
 
 
 def attach(

@@ -23,8 +23,9 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from queue import Empty, SimpleQueue
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
+from tinsmith.core.errors import unknown_name
 from tinsmith.telemetry.errors import StoreError
 from tinsmith.telemetry.gathering import Call, Gatherer
 from tinsmith.telemetry.health import Health, never_raise_here
@@ -78,6 +79,10 @@ class WriterOptions:
     """How long `log` waits for its transaction with durability "commit"."""
     finish_s: float = 5.0
     """How long `finish` may take."""
+
+    def __post_init__(self) -> None:
+        if self.durability not in get_args(Durability):
+            raise unknown_name("durability", self.durability, get_args(Durability))
 
 
 @dataclass(slots=True)
@@ -348,7 +353,9 @@ class Writer:
                     self._store.append(self._run_id, batch)
             except StoreError as error:
                 self._fail(str(error))
-                if error.is_permanent or time.monotonic() + pause_s >= self._deadline:
+                if error.is_permanent:
+                    return self._salvage(batch)
+                if time.monotonic() + pause_s >= self._deadline:
                     return self._lose(batch)
             except Exception as error:  # noqa: BLE001 - foreign stores; the thread must live on
                 self._fail(f"{type(error).__name__}: {error}")
@@ -378,10 +385,12 @@ class Writer:
         pieces = [Batch(points=batch.points), *(_batch_of([one]) for one in records)]
         for piece in pieces:
             try:
-                if len(piece):
+                if len(piece) and time.monotonic() < self._deadline:
                     self._store.append(self._run_id, piece)
+                    continue
             except Exception:  # noqa: BLE001 - as in `_append`, and told there
-                self._lose(piece)
+                pass
+            self._lose(piece)
         return False
 
     def _lose(self, batch: Batch) -> bool:

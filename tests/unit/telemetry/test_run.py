@@ -7,7 +7,7 @@ import warnings
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -474,6 +474,9 @@ class Hostile:
 
     __str__ = __repr__
 
+    def __float__(self) -> float:
+        raise ValueError("no")
+
 
 @pytest.mark.parametrize(
     "record",
@@ -509,3 +512,41 @@ def test_metadata_that_cannot_be_read_says_so(run: Run) -> None:
         "object": "<unreadable Hostile: RuntimeError>",
         "deep": {"x": "<unreadable Hostile: RuntimeError>"},
     }
+
+
+def complain(run: telemetry.Run, how: str) -> None:
+    """Hand a run something that it cannot keep."""
+    hostile: Any = Hostile()
+    match how:
+        case "name of a value":
+            run.log({hostile: 1.0}, step=1)
+        case "value":
+            run.log({"bad": hostile}, step=1)
+        case "step":
+            run.log({"bad": 1.0}, step=hostile)
+        case "step after the last":
+            run.log({"bad": 1.0}, step=2**63 - 1)
+            run.log({"bad": 1.0})
+        case "unit":
+            run.define("loss", unit=hostile)
+        case "metadata":
+            run.event(events.BATCH_BUILT, {"rows": 1}, metadata={"token": np.ones(2), hostile: 1})
+        case "score":
+            run.alert("rule", "message", score=cast("Any", 1j), key=hostile)
+        case _:
+            run.alert("rule", "message", severity=cast("Any", how))
+
+
+@pytest.mark.filterwarnings("ignore::tinsmith.telemetry.TelemetryWarning")
+@pytest.mark.parametrize(
+    "how",
+    "name of a value|value|step|step after the last|unit|metadata|score|severity".split("|"),  # noqa: SIM905
+)
+def test_what_cannot_be_kept_takes_nothing_else_along(run: Run, how: str) -> None:
+    run.log({"before": 1.0}, step=0)
+    complain(run, how)
+    run.log({"after": 1.0}, step=2)
+    run.finish()
+    assert {"before", "after"} <= set(run.store.points(run.run_id).names)
+    assert run.store.get_run(run.run_id).status is RunStatus.FINISHED
+    assert not {"failed_writes", "lost_points", "lost_records"} & run.health.keys()

@@ -8,7 +8,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -454,3 +454,34 @@ def test_finish_returns_in_time_with_a_store_that_never_answers() -> None:
     assert time.monotonic() - started < 5  # 1 s, and room for a busy machine
     assert not run.is_open
     store.let_go.set()
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"hypotesis": "typo"}, "did you mean 'hypothesis'"),
+        ({"durability": "sync"}, "did you mean 'async'"),
+        ({"rank": -1}, "rank=-1: must be a whole number from 0 on"),
+        ({"rank": "0"}, "rank='0': must be a whole number"),
+        ({"attempt": 0}, "attempt=0: must be a whole number from 1 on"),
+        ({"resumed_from_step": 1.5}, "resumed_from_step=1.5: must be a whole number of 64 bits"),
+        ({"tags": "demo"}, "tags='demo': must be a list of texts"),
+        ({"store": ""}, "names no place"),
+    ],
+)
+def test_a_setting_that_means_nothing_is_refused_and_leaves_no_run(
+    setting: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    store = MemoryStore()
+    with pytest.raises((ConfigError, UnknownNameError)) as refused:
+        telemetry.init("sums", **{"store": store, **setting})
+    assert message in f"{refused.value}"
+    assert store.list_runs() == []
+
+
+def test_a_run_that_is_ended_by_an_unknown_status_ends_as_failed(tmp_path: Path) -> None:
+    run = telemetry.init("sums", store=MemoryStore())
+    told = pytest.warns(telemetry.TelemetryWarning, match="must be 'finished' or 'failed'")
+    with telemetry.strictly(False), told:
+        run.finish(cast("Any", "done"))
+    assert run.store.get_run(run.run_id).status is RunStatus.FAILED

@@ -44,6 +44,8 @@ def open_store(address: str | Path | None = None) -> Store:
             "the recorder is off (TINSMITH_RECORD=off): there is no store to open",
             hint="unset it, or name a store",
         )
+    if address == "":
+        raise ConfigError("store '': names no place", hint="this folder is '.'")
     if isinstance(address, Path):
         return SqliteStore(address)
     if ":" not in address:

@@ -44,6 +44,13 @@ _HINTS = {
     sqlite3.SQLITE_NOTADB: "move the run's folder aside; something else wrote over the file",
 }
 _PERMANENT = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+_OF_THE_RECORD = (
+    sqlite3.ProgrammingError,
+    sqlite3.InterfaceError,
+    sqlite3.DataError,
+    sqlite3.IntegrityError,
+)
+"""What a record raises that no column takes: no time heals it."""
 
 _open_files: weakref.WeakSet[RunFile] = weakref.WeakSet()
 _held_over_fork: list[RunFile] = []
@@ -174,7 +181,7 @@ def store_error(error: sqlite3.Error, path: Path) -> StoreError:
         f"file={str(path)!r}: {error}",
         field="file",
         hint=_HINTS.get(code),
-        is_permanent=code in _PERMANENT,
+        is_permanent=code in _PERMANENT or isinstance(error, _OF_THE_RECORD),
     )
 
 

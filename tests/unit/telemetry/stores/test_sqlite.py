@@ -7,13 +7,14 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
 from tests.unit.telemetry.records import event, points, run_record, sample, stored_run, triples
 from tinsmith.core.errors import UnknownNameError, UserError
 from tinsmith.telemetry.errors import StoreError, TelemetryWarning
-from tinsmith.telemetry.model import Batch
+from tinsmith.telemetry.model import Batch, KeyInfo
 from tinsmith.telemetry.stores import SqliteStore
 from tinsmith.telemetry.stores.sqlite import folder_name
 from tinsmith.telemetry.stores.sqlite_schema import SCHEMA_VERSION, schema_statements
@@ -284,3 +285,11 @@ def test_a_child_outlives_its_parents_store_without_losing_rows(tmp_path: Path) 
     assert store.points(run_id).step.tolist() == [1, 2]
     assert len(store.events(run_id)) == 1
     store.close()
+
+
+def test_a_value_that_no_column_takes_is_no_fault_that_time_heals(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path)
+    run_id = stored_run(store)
+    with pytest.raises(StoreError, match="not supported") as refused:
+        store.put_keys(run_id, [KeyInfo(key="loss", unit=cast("Any", object()))])
+    assert refused.value.is_permanent
