@@ -11,6 +11,7 @@ import dataclasses
 import ipaddress
 import logging
 import random
+import sys
 import time
 from collections.abc import (
     AsyncGenerator,
@@ -35,7 +36,7 @@ from tinsmith.client.errors import (
     status_error,
 )
 from tinsmith.client.retries import RetryPolicy, is_retryable, retry_after_s
-from tinsmith.core import jsonio
+from tinsmith.core import environment, jsonio
 from tinsmith.core.errors import UserError
 from tinsmith.core.ids import new_id
 
@@ -291,6 +292,7 @@ class Transport:
                 "Content-Type": request.content_type,
                 "X-Idempotency-Key": idempotency_key,
             }
+        _inject_trace(headers)
         timeout_s = request.timeout_s or self.timeout_s
         with self._connection_errors(request, timeout_s):
             pool = self._pool(request.lane)
@@ -365,6 +367,18 @@ def is_loopback(base_url: str) -> bool:
 
 async def _next_chunk(chunks: AsyncIterator[bytes]) -> bytes | None:
     return await anext(chunks, None)
+
+
+def _inject_trace(headers: dict[str, str]) -> None:
+    """Add `traceparent` where we are in a trace.
+
+    Without the recorder nobody is in one, unless the process was started in it; so it is not
+    imported for that, which would make a client's start a tenth longer.
+    """
+    if "tinsmith.telemetry" in sys.modules or environment.traceparent() is not None:
+        from tinsmith.telemetry.context import inject
+
+        inject(headers)
 
 
 def _failure(request: Request, response: httpx.Response) -> APIStatusError:

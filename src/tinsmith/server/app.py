@@ -14,6 +14,7 @@ from tinsmith.server.http import (
     json_response,
 )
 from tinsmith.server.openapi import OPENAPI_PATH, openapi_document
+from tinsmith.server.recording import TraceMiddleware
 from tinsmith.server.routes import (
     account,
     basics,
@@ -51,6 +52,8 @@ def make_app(service: Service) -> Starlette:
     app.add_middleware(PlainAddressMiddleware)
     if not service.keys.is_open:
         app.add_middleware(ApiKeyMiddleware, keys=service.keys)
+    if service.futures.recorder is not None:
+        app.add_middleware(TraceMiddleware)
     return app
 
 

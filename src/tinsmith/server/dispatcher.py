@@ -20,7 +20,15 @@ from tinsmith.server.config import ServerLimits
 from tinsmith.server.errors import GoneError, OverloadedError, RequestError
 from tinsmith.server.futures import FutureStore, Outcome
 from tinsmith.server.lanes import Lane
-from tinsmith.server.messages import Command, RunForwardBackward, RunOptimStep
+from tinsmith.server.messages import (
+    Command,
+    RunForwardBackward,
+    RunOptimStep,
+    SaveExternal,
+    SaveSamplerWeights,
+    SaveState,
+)
+from tinsmith.server.recording import Done
 from tinsmith.server.scheduler import (
     Batch,
     BatchLimits,
@@ -30,8 +38,11 @@ from tinsmith.server.scheduler import (
     WorkKind,
     next_batch,
 )
+from tinsmith.telemetry import events
 
 logger = logging.getLogger(__name__)
+
+_SAVES = {SaveState: "training", SaveSamplerWeights: "sampler", SaveExternal: "external"}
 
 MAX_AHEAD = 2
 """Batches handed to the engine and not answered."""
@@ -203,17 +214,18 @@ class Dispatcher:
             self._short_streak += 1
         jobs = [item.work.job for item in queued]
         command, is_single = _command(batch.kind, jobs)
+        sent_s = time.monotonic()
 
         def on_reply(answer: object) -> None:
             self._in_flight -= 1
             self.pump()  # before encoding results: the engine comes first
             answers = _answers(answer, len(queued), is_single=is_single)
             for item, result in zip(queued, answers, strict=True):
-                self._complete(item, result)
+                self._complete(item, result, sent_s)
 
         self._engine.call(command, on_reply)
 
-    def _complete(self, item: _Queued, answer: object) -> None:
+    def _complete(self, item: _Queued, answer: object, sent_s: float) -> None:
         if isinstance(answer, TinsmithError):
             self._fail([item], answer)
             return
@@ -224,7 +236,7 @@ class Dispatcher:
             error = exc if isinstance(exc, TinsmithError) else ServerError(f"bad result: {exc}")
             self._fail([item], error)
         else:
-            self._futures.complete(item.ticket.request_id, outcome)
+            self._futures.complete(item.ticket.request_id, outcome, _done(item, sent_s))
 
     def _fail(self, items: Sequence[_Queued], error: TinsmithError) -> None:
         for item in items:
@@ -258,6 +270,21 @@ class Dispatcher:
         model.gap_timer = None
         self._watch_gap(model)
         self.pump()
+
+
+def _done(item: _Queued, sent_s: float) -> Done | None:
+    """What the recorder is told of a request that the engine has done."""
+    job, ticket = item.work.job, item.ticket
+    queue_ms = (sent_s - ticket.arrived_s) * 1e3
+    if isinstance(job, ForwardBackwardJob):
+        measured = {"tokens": float(ticket.num_tokens), "queue_ms": queue_ms}
+        return Done(events.TRAIN_FORWARD_BACKWARD, measured, {"model_id": job.adapter_id})
+    if isinstance(job, OptimStepJob):
+        return Done(events.TRAIN_OPTIM, {"queue_ms": queue_ms}, {"model_id": job.adapter_id})
+    if isinstance(job, SaveState | SaveSamplerWeights | SaveExternal):
+        told = {"path": str(job.directory), "kind": _SAVES[type(job)], "model_id": job.adapter_id}
+        return Done(events.CHECKPOINT_SAVED, {"queue_ms": queue_ms}, told)
+    return None
 
 
 def _command(kind: WorkKind, jobs: list[Job]) -> tuple[Command, bool]:

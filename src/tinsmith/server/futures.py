@@ -25,6 +25,7 @@ from tinsmith.core.jsonio import dumps
 from tinsmith.server.access import current_key_id, may_use
 from tinsmith.server.errors import GoneError, MissingError, RequestError, future_error_body
 from tinsmith.server.metadata.writes import MetadataWrites, NullWrites
+from tinsmith.server.recording import Done, Origin, ServiceRecorder, origin
 
 JSON_TYPE = "application/json"
 PROTOBUF_TYPE = "application/x-protobuf"
@@ -71,6 +72,7 @@ class _Entry:
     outcome: Outcome | None = None
     expires_s: float = 0.0
     retrieved: bool = False
+    origin: Origin | None = None
 
 
 FindStored = Callable[[str], Awaitable[Outcome | None]]
@@ -106,6 +108,8 @@ class FutureStore:
         self._open_rows: dict[str, dict[str, object]] = {}
         self._open_rows_timer: asyncio.TimerHandle | None = None
         self._closed = asyncio.Event()
+        self.recorder: ServiceRecorder | None = None
+        """Is told of the work behind each result."""
 
     @property
     def boot_id(self) -> str:
@@ -136,7 +140,14 @@ class FutureStore:
         """
         self._count += 1
         request_id = f"{self._boot_id}-{self._count}-{secrets.token_hex(4)}"
-        self._entries[request_id] = _Entry(asyncio.Event(), key, digest, owner_id, current_key_id())
+        self._entries[request_id] = _Entry(
+            asyncio.Event(),
+            key,
+            digest,
+            owner_id,
+            current_key_id(),
+            origin=origin() if self.recorder is not None else None,
+        )
         row = {
             "request_id": request_id,
             "boot_id": self._boot_id,
@@ -188,8 +199,11 @@ class FutureStore:
             raise _missing(request_id)
         return False
 
-    def complete(self, request_id: str, outcome: Outcome) -> None:
-        """Stores a result and wakes everyone who waits; a second result is ignored."""
+    def complete(self, request_id: str, outcome: Outcome, done: Done | None = None) -> None:
+        """Stores a result and wakes everyone who waits; a second result is ignored.
+
+        `done` says which work it is the result of, for the recorder.
+        """
         entry = self._entries.get(request_id)
         if entry is None or entry.outcome is not None:
             return
@@ -209,6 +223,8 @@ class FutureStore:
         self._finished[request_id] = size
         self._bytes += size
         entry.done.set()
+        if done is not None and self.recorder is not None and entry.origin is not None:
+            self.recorder.record(done, entry.origin)
         if self._bytes > self._max_bytes:
             self._evict()
         self._arm()

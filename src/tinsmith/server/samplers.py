@@ -14,10 +14,12 @@ from tinsmith.server.config import ServerLimits
 from tinsmith.server.engines import EngineUnit
 from tinsmith.server.errors import LostError, MissingError, OverloadedError, RequestError
 from tinsmith.server.futures import SAMPLE_TYPE, Outcome
+from tinsmith.server.recording import Done
 from tinsmith.server.registry import Registry, ServiceParts
 from tinsmith.server.sample_streams import SampleStream
 from tinsmith.server.store import SamplerRecord
 from tinsmith.server.validation import check_sample_request, check_stream_request
+from tinsmith.telemetry import events
 from tinsmith.types import CreateSamplingSessionRequest, SampleRequest
 from tinsmith.types.codec import encode_sample_response
 
@@ -270,7 +272,7 @@ class SamplerRegistry(Registry):
 
         def finish(result: SampleResult) -> None:
             del self._running[job.job_id]
-            on_finish(result, self._finish(result))
+            on_finish(result, self._finish(result, job, record))
 
         def on_result(result: SampleResult) -> None:
             if snapshot_id is not None:
@@ -290,11 +292,23 @@ class SamplerRegistry(Registry):
         else:
             unit.snapshots.acquire(snapshot_id, record.directory, on_acquired)
 
-    def _finish(self, result: SampleResult) -> int | None:
+    def _finish(self, result: SampleResult, job: SampleJob, record: SamplerRecord) -> int | None:
         """Stores a result; returns its size in bytes, None for a failure."""
         if result.response is not None:
             body = encode_sample_response(result.response)
-            self._futures.complete(result.job_id, Outcome(body, SAMPLE_TYPE))
+            done = Done(
+                events.LLM_REQUEST,
+                {
+                    "input_tokens": float(len(job.prompt)),
+                    "output_tokens": float(sum(len(s.tokens) for s in result.response.sequences)),
+                },
+                {
+                    "gen_ai.operation.name": "text_completion",
+                    "gen_ai.request.model": record.base_model,
+                    "sampler_id": record.sampler_id,
+                },
+            )
+            self._futures.complete(result.job_id, Outcome(body, SAMPLE_TYPE), done)
             return len(body)
         assert result.error is not None
         self._futures.fail(result.job_id, result.error)

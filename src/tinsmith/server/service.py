@@ -27,6 +27,7 @@ from tinsmith.server.keys import KeyRegistry
 from tinsmith.server.metadata import MetadataStore, database, queries
 from tinsmith.server.metadata.boots import BootLock
 from tinsmith.server.models import ModelRegistry
+from tinsmith.server.recording import ServiceRecorder
 from tinsmith.server.registry import ServiceParts
 from tinsmith.server.restart import StoredResults, take_up
 from tinsmith.server.runs import RunCatalog
@@ -94,6 +95,11 @@ class Service:
         async with contextlib.AsyncExitStack() as stack:
             stack.push_async_callback(metadata.close)
             service = cls(config, metadata)
+            boot_id = service.futures.boot_id
+            recorder = await asyncio.to_thread(ServiceRecorder.start, config, boot_id)
+            if recorder is not None:
+                service.futures.recorder = recorder
+                stack.push_async_callback(asyncio.to_thread, recorder.close)
             stack.push_async_callback(service._stop)
             for facts in service.catalog.offered if config.models else ():
                 service.engines.get(facts)

@@ -45,6 +45,7 @@ _SECRET = re.compile(
     r"(?:^|[_.\-])(?:api[_-]?key|access[_-]?key|token|secret|password|passwd|credentials?)$", re.I
 )
 REDACTED = "<redacted>"
+_PASSWORD_OF_URL = re.compile(r"(?<=://)([^/@\s:]*):[^/@\s]+(?=@)")
 
 
 class Refused(Exception):
@@ -273,15 +274,18 @@ class Tidier:
 
 
 def redacted_command(arguments: Sequence[str]) -> tuple[str, ...]:
-    """Return a command line without the values of flags that name secrets.
+    """Return a command line without the values of flags that name secrets, and URLs' passwords.
 
     Example:
         >>> redacted_command(["train", "--api-key=abc", "--hf-token", "abc", "--max-tokens", "9"])
         ('train', '--api-key=<redacted>', '--hf-token', '<redacted>', '--max-tokens', '9')
+        >>> redacted_command(["--database-url", "postgresql://me:abc@host/name"])
+        ('--database-url', 'postgresql://me:<redacted>@host/name')
     """
     told: list[str] = []
     is_secret = False
     for argument in arguments:
+        argument = _PASSWORD_OF_URL.sub(rf"\1:{REDACTED}", argument)
         flag, equals, _ = argument.partition("=")
         names_secret = flag.startswith("-") and _SECRET.search(flag) is not None
         if is_secret and not argument.startswith("-"):
