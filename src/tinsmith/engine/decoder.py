@@ -53,10 +53,10 @@ class Decoder(Protocol):
     shares_prompts: bool
     """Whether `decode` understands shared prompts."""
 
-    def route(self, rows: Sequence[SnapshotRows], num_rows: int, *, plain: bool = False) -> Any:
+    def route(self, rows: Sequence[SnapshotRows], num_rows: int, *, steady: bool = False) -> Any:
         """What the three calls below need to know about who owns which row; reusable.
 
-        With `plain` the results depend on the call alone, to the bit: nothing is used that comes
+        With `steady` the results depend on the call alone, to the bit: nothing is used that comes
         and goes with what ran before.
         """
         ...

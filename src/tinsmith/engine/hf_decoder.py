@@ -94,10 +94,10 @@ class HfDecoder:
         return cls(base, CacheShape(len(cache.layers), shape[1], shape[3], base.dtype, base.device))
 
     def route(
-        self, rows: Sequence[SnapshotRows], num_rows: int, *, plain: bool = False
+        self, rows: Sequence[SnapshotRows], num_rows: int, *, steady: bool = False
     ) -> tuple[Segment, ...]:
-        """Segments for the model's router; its products are always the plain ones."""
-        del num_rows, plain
+        """Segments for the model's router; its products are always the same."""
+        del num_rows, steady
         return tuple(
             Segment(slice(start, stop), snapshot.weights)
             for start, stop, snapshot in rows

@@ -69,7 +69,7 @@ class _Routing:
     """The one snapshot of all rows, if there is just one."""
     products: Mapping[str, Product]
     """Matrix products by site name."""
-    stays_plain: bool = False
+    is_steady: bool = False
     """Whether these products stay, whatever faster ones there are."""
     owner: str = ""
     """The snapshot whose weights are in the products already."""
@@ -176,7 +176,7 @@ class LeanDecoder:
             return cls(base, _layers_of(base), Site.fuse([base.head]), limits.max_weight_copy_bytes)
 
     def route(
-        self, rows: Sequence[SnapshotRows], num_rows: int, *, plain: bool = False
+        self, rows: Sequence[SnapshotRows], num_rows: int, *, steady: bool = False
     ) -> _Routing:
         """Pack the snapshots that are new, and stack those of this batch."""
         known = len(self._packed)
@@ -188,7 +188,8 @@ class LeanDecoder:
         if len(self._packed) > known:
             self._drop_packed(len(entries))
         solo = rows[0].snapshot if len(rows) == 1 and rows[0][:2] == (0, num_rows) else None
-        return _Routing(stack_rows(entries, num_rows), solo, self._plain, plain)
+        products = (self._copies.steady() if steady else None) or self._plain
+        return _Routing(stack_rows(entries, num_rows), solo, products, steady)
 
     def prefill(
         self, tokens_BT: Tensor, past: PromptBlock, start: int, routing: _Routing
@@ -416,7 +417,7 @@ class LeanDecoder:
 
     def _use_copies(self, routing: _Routing, num_rows: int, *, is_step: bool) -> None:
         """Let a batch use faster products, once there are any."""
-        if routing.stays_plain:
+        if routing.is_steady:
             return
         solo = routing.solo
         packed = {} if solo is None else self._pack(solo)

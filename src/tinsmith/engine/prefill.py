@@ -2,8 +2,8 @@
 
 Also what is asked about prompts, which needs the output layer at every position and is therefore
 taken a bounded number of logits at a time. A prompt that something is asked about runs by itself,
-with the plain weights: how float32 rounds depends on the shape of a batch, and scores that changed
-with whatever else arrived would make a resumed run differ from an undisturbed one.
+with weights in one layout: how float32 rounds depends on the shape of a batch, and scores that
+changed with whatever else arrived would make a resumed run differ from an undisturbed one.
 
 Shapes: B prompts, T positions of a chunk, H hidden, V vocabulary.
 """
@@ -53,7 +53,7 @@ class Prefill:
         start = state.num_prefilled
         tokens = torch.from_numpy(state.prompt[None, start : start + max_tokens]).to(shape.device)
         rows = [SnapshotRows(0, 1, state.snapshot)]
-        routing = self._decoder.route(rows, 1, plain=state.is_scored)
+        routing = self._decoder.route(rows, 1, steady=state.is_scored)
         hidden = self._decoder.prefill(tokens, state.block, start, routing)
         state.num_prefilled = start + tokens.shape[1]
         self._score_prompt(state, hidden[0], start)
@@ -74,7 +74,7 @@ class Prefill:
             for _, run in groupby(enumerate(states), key=lambda item: item[1].group)
             if (members := list(run))
         ]
-        routing = self._decoder.route(rows, len(states), plain=states[0].is_scored)
+        routing = self._decoder.route(rows, len(states), steady=states[0].is_scored)
         block = PromptBlock(shape.allocate(len(states), longest))
         hidden = self._decoder.prefill(torch.from_numpy(tokens).to(shape.device), block, 0, routing)
         ends = torch.tensor([state.prompt.size - 1 for state in states], device=shape.device)
@@ -96,7 +96,8 @@ class Prefill:
         count = min(hidden_TH.shape[0], state.prompt.size - 1 - start)
         for low in range(skipped, count, self._max_head_rows):
             rows = hidden_TH[low : min(low + self._max_head_rows, count)]
-            routing = self._decoder.route([SnapshotRows(0, len(rows), state.snapshot)], len(rows))
+            owners = [SnapshotRows(0, len(rows), state.snapshot)]
+            routing = self._decoder.route(owners, len(rows), steady=True)
             state.scores.record(self._decoder.logits(rows, routing), start + low + 1)
 
 

@@ -33,6 +33,7 @@ _BASE = ""
 _MIN_STEPS = 8  # decode steps before a copy of the base weights is worth its making
 _MAX_COUNTED = 1000  # snapshots whose steps are counted
 _MIN_STEPS_ALONE = 32  # the same for merged weights of a snapshot
+_MIN_COPIES_STEADY = 4  # of base and of one snapshot, for one row and for many: none drops another
 
 
 class Product(Protocol):
@@ -148,6 +149,15 @@ class WeightCopies:
         if owner is None:
             return None
         return owner, self._copy(owner, kind, packed if owner else {})
+
+    def steady(self) -> Mapping[str, Product] | None:
+        """The base weights' fast products of many rows: from the first call on, or never.
+
+        They are made again when they had to make room, and give the same bits.
+        """
+        if self._max_copies < _MIN_COPIES_STEADY or not _has_packed_products():
+            return None
+        return self._copy(_BASE, "many", {})
 
     def _copy(self, owner: str, kind: _Kind, packed: PackedSnapshot) -> Mapping[str, Product]:
         copy = self._copies.pop((owner, kind), None)
