@@ -63,7 +63,10 @@ class ServiceRecorder:
         except TinsmithError as error:
             logger.warning("the service's work is not recorded: %s", error)
             return None
-        return None if run.is_off else cls(run)
+        if run.is_off:
+            run.finish()  # or it would stay the process's only open run
+            return None
+        return cls(run)
 
     def record(self, done: Done, origin: Origin) -> None:
         """Records work that is done now."""

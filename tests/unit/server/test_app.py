@@ -16,6 +16,7 @@ import pytest
 import zstandard
 
 from tests.unit.server.services import endpoints_of
+from tinsmith import telemetry
 from tinsmith.server.app import make_app
 from tinsmith.server.config import ServerConfig
 from tinsmith.server.futures import PROTOBUF_TYPE, Outcome
@@ -375,3 +376,15 @@ async def test_every_endpoint_stands_in_the_docs(start: Start) -> None:
     endpoints = {path.removeprefix(PREFIX) for path in paths if path.startswith(PREFIX)}
     assert len(endpoints) > 30
     assert [name for name in sorted(endpoints) if f"{name}`" not in documented] == []
+
+
+async def test_a_service_leaves_no_recorded_run_open(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for place, is_recorded in (("off", False), (str(tmp_path / "records"), True)):
+        monkeypatch.setenv("TINSMITH_RECORD", place)
+        async with start() as (service, client):
+            assert (service.futures.recorder is not None) is is_recorded
+            malformed = await client.get("healthz", headers={"traceparent": "00-zz-1-01"})
+            assert malformed.status_code == 200
+        assert telemetry.open_runs() == []
