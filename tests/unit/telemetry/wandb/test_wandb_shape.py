@@ -9,11 +9,14 @@ import numpy as np
 import pytest
 
 import tinsmith.telemetry.wandb as wandb
-from tests.unit.telemetry.exchange.test_importers import PEERS, the_run, values
+from tests.assets import REPOSITORY
+from tests.unit.telemetry.exchange.test_importers import the_run, values
 from tinsmith.core.errors import ConfigError, UnknownNameError, UserError
 from tinsmith.telemetry import RunStatus, open_store
 from tinsmith.telemetry.model import Event
 from tinsmith.telemetry.wandb.values import flatten
+
+PEER = REPOSITORY / "tests" / "golden" / "wandb_peer"
 
 
 @pytest.fixture(autouse=True)
@@ -24,7 +27,7 @@ def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def golden_script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("wandb_script", PEERS / "wandb_script.py")
+    spec = importlib.util.spec_from_file_location("wandb_script", PEER / "wandb_script.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -47,7 +50,7 @@ def points() -> list[tuple[str, int, float]]:
 
 
 def test_one_script_records_what_the_real_wandb_records_and_the_step_that_it_drops() -> None:
-    real = the_run(PEERS / "script.wandb")
+    real = the_run(PEER / "script.wandb")
     golden_script().main(wandb)
     (run,) = open_store().list_runs()
     ours = values(open_store().points(run.run_id))
