@@ -199,6 +199,34 @@ def test_a_batch_in_several_requests_is_one_batch(service: ServiceClient) -> Non
     assert norms == pytest.approx([norms[0]] * 3, rel=1e-5)
 
 
+def test_a_norm_whose_gradient_is_too_wide_for_a_request_is_none(
+    service: ServiceClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The plain loss's gradient is narrow and keeps its norm; the step's gradient is the same."""
+    terms = [Regularizer(Entropy(), 1.0, distribution="full")]
+    outputs, norms = [], []
+    data = make_data(2)
+    width = sum(datum.model_input.length for datum in data) * VOCABULARY * 8
+    for limit in (2 * width, width // 2):
+        monkeypatch.setattr("tinsmith.client.model_lane.MAX_NORM_BYTES", limit)
+        client = make_client(service)
+        call = client.forward_backward_custom(
+            data, mean_nll, regularizers=terms, track_grad_norms="parameters"
+        )
+        outputs.append(call.result(60))
+        metrics = client.optim_step(AdamParams(learning_rate=0.0)).result(60).metrics or {}
+        norms.append(metrics["grad_norm"])
+    told, untold = outputs
+    assert told.total_grad_norm == pytest.approx(norms[0], rel=1e-5)
+    assert told.regularizers["entropy"].grad_norm is not None
+    assert untold.total_grad_norm is None
+    assert untold.regularizers["entropy"].grad_norm is None
+    assert told.base_loss is not None
+    assert untold.base_loss is not None
+    assert untold.base_loss.grad_norm == pytest.approx(told.base_loss.grad_norm, rel=1e-5)
+    assert norms[0] == norms[1]
+
+
 def test_where_the_service_tells_none_nothing_stands_in_for_them(service: ServiceClient) -> None:
     client = without_graphs(make_client(service))
     terms = [Regularizer(Entropy(), 1.0, distribution="full"), Regularizer(KL(), 1.0)]

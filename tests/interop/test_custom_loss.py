@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from tests.interop.conftest import Warm
+import tinsmith
+from tests.integration.service_process import BASE_MODEL, ServiceProcess
+from tests.interop.conftest import API_KEY, Connect, Warm
 from tests.interop.official_data import outputs_of, random_data
+from tinsmith.regularizers import L1, Regularizer
 
 tinker = pytest.importorskip("tinker", reason="the official client is not installed here")
 if TYPE_CHECKING:
@@ -85,6 +88,45 @@ def test_a_loss_over_several_targets_equals_autograd(warm: Warm) -> None:
     metrics = trainer.optim_step(params).result().metrics
     assert metrics is not None
     assert metrics["grad_norm"] == pytest.approx(twin.step(params), rel=1e-4)
+
+
+def cross_entropy(data: list, logprobs: list[torch.Tensor]) -> tuple[torch.Tensor, dict]:
+    """As the how-to page's quick start writes it."""
+    return -torch.cat(logprobs).mean(), {}
+
+
+def test_the_quick_start_has_the_loss_of_our_client(
+    connect: Connect, service: ServiceProcess
+) -> None:
+    """The part that the official client has: the base loss alone; ours adds the L1 term."""
+    tokens = list(b"A regularizer is a term of the loss.")
+    inputs = {"target_tokens": tokens[1:], "weights": np.ones(len(tokens) - 1, np.float32)}
+    official = connect().create_lora_training_client(BASE_MODEL, rank=8, seed=6).result()
+    prompt = tinker.ModelInput.from_ints(tokens[:-1])
+    found = official.forward_backward_custom(
+        [tinker.Datum(model_input=prompt, loss_fn_inputs=inputs)], cross_entropy
+    ).result()
+    with tinsmith.ServiceClient(base_url=service.ready["url"], api_key=API_KEY) as client:
+        training = client.create_lora_training_client(base_model=BASE_MODEL, rank=8, seed=6)
+        datum = tinsmith.Datum(
+            model_input=tinsmith.ModelInput.from_ints(tokens[:-1]), loss_fn_inputs=inputs
+        )
+        output = (
+            training.result()
+            .forward_backward_custom(
+                [datum],
+                cross_entropy,
+                regularizers=[Regularizer(L1(), weight=0.01, name="l1_sparsity")],
+                track_grad_norms=True,
+            )
+            .result()
+        )
+    assert output.base_loss is not None
+    assert found.metrics["loss:sum"] == pytest.approx(output.base_loss.value, rel=1e-6)
+    # All logprobs are negative, so that L1 is the mean loss times their number.
+    l1 = 0.01 * output.base_loss.value * (len(tokens) - 1)
+    assert output.regularizers["l1_sparsity"].contribution == pytest.approx(l1, rel=1e-5)
+    assert output.loss_total == pytest.approx(output.base_loss.value + l1, rel=1e-5)
 
 
 def leaky(

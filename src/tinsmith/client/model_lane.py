@@ -38,6 +38,7 @@ from tinsmith.client.queue_state import TRAINING_GRACE_S, PauseLogger
 from tinsmith.client.retained import (
     EXTENSION,
     MAX_GRAPHS_A_NORM,
+    MAX_NORM_BYTES,
     CustomCall,
     accumulated_norm,
     backward_path,
@@ -63,6 +64,7 @@ from tinsmith.types import (
     SaveWeightsRequest,
 )
 from tinsmith.types.codec import (
+    datum_bytes,
     decode_forward_backward_output,
     encode_forward_backward_request,
     with_seq_id,
@@ -273,11 +275,16 @@ class ModelLane:
     async def _send_norms(
         self, wanted: Iterable[tuple[str, Sequence[Datum]]], graphs: Sequence[int], take: TakeSeqIds
     ) -> dict[str, _Sent]:
-        """Ask for the norms of gradients by the parameters, each through all graphs at once."""
+        """Ask for the norms of gradients by the parameters, each through all graphs at once.
+
+        One whose gradient is more than a request can hold is left out.
+        """
         if len(graphs) > MAX_GRAPHS_A_NORM:
             return {}
         sent: dict[str, _Sent] = {}
         for name, weighted in wanted:
+            if sum(map(datum_bytes, weighted)) > MAX_NORM_BYTES:
+                continue
             encoded = self._encoded(
                 weighted, "cross_entropy", None, forward_only=False, limits=_WHOLE
             )

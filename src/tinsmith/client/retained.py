@@ -29,6 +29,8 @@ LARGEST_VOCABULARY = 2**18
 MAX_GRAPHS_A_NORM = 8
 """A norm needs the gradient through all graphs of a call at once, so all its data in one request;
 calls of more chunks have none."""
+MAX_NORM_BYTES = 240 * 2**20
+"""Of that one request, of which the service takes 256 MiB; a wider gradient has no norm."""
 
 
 def forward_path(distribution: Width | None) -> str:

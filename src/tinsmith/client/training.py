@@ -469,7 +469,7 @@ class TrainingClient:
         *,
         loss_type_input: str | None = None,
         regularizers: Sequence[Regularizer] | None,
-        track_grad_norms: bool = False,
+        track_grad_norms: bool | Literal["parameters"] = False,
         options: CustomLossOptions | None = None,
     ) -> APIFuture[CustomLossOutput]: ...
 
@@ -480,7 +480,7 @@ class TrainingClient:
         *,
         loss_type_input: str | None = None,
         regularizers: Sequence[Regularizer] | None = None,
-        track_grad_norms: bool = False,
+        track_grad_norms: bool | Literal["parameters"] = False,
         options: CustomLossOptions | None = None,
     ) -> APIFuture[ForwardBackwardOutput] | APIFuture[CustomLossOutput]:
         """Twin of `forward_backward_custom`."""
