@@ -32,11 +32,12 @@ GROUPS = (
     "memory",
     "regularizers",
     "renderers",
+    "recorder",
     "recorder-reads",
     "imports",
 )
 MODELS = ("tiny", "random")
-WITHOUT_MODELS = {"imports", "queueing", "recorder-reads", "regularizers", "renderers"}
+WITHOUT_MODELS = {"imports", "queueing", "recorder", "recorder-reads", "regularizers", "renderers"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -124,6 +125,8 @@ def _measurements(group: str) -> Callable[[Setting], Iterator[Measurement]]:
         from bench.imports import import_measurements as found
     elif group == "renderers":
         from bench.renderers import renderer_measurements as found
+    elif group == "recorder":
+        from bench.recorder import recorder_measurements as found
     elif group == "recorder-reads":
         from bench.recorder_reads import recorder_read_measurements as found
     elif group == "memory":

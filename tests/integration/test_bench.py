@@ -1,5 +1,6 @@
 """`python -m bench` runs, compares like with like, and writes what it measured."""
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import pytest
 
 from bench.batches import datums, equal_examples, num_tokens, ragged_examples
 from bench.peer import IGNORED, collate
+from bench.recorder import PEERS, PEERS_VARIABLE
 from bench.results import Bound, Report, Row
 from bench.table import BEGIN, END, write_readme
 from bench.timing import Comparison, compare
@@ -54,6 +56,28 @@ def test_a_quick_run_prints_a_table_and_writes_json(tmp_path: Path) -> None:
     assert all(
         low <= row["ratio"] <= high for row in compared for low, high in [row["ratio_range"]]
     )
+
+
+@pytest.mark.slow
+def test_recorders_are_compared_where_they_are_installed_and_the_others_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(PEERS_VARIABLE, raising=False)
+    path = tmp_path / "results.json"
+    done = run_bench("--quick", "--only", "recorder", "--json", str(path))
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
+    assert all(row["error"] is None and row["ours"] > 0 for row in rows)
+    cells = {(row["name"], row["model"]) for row in rows}
+    assert len(cells) == len(rows)
+    for mode in ("async", "commit"):
+        assert ("recorder, durable calls", mode) in cells
+    assert ("recorder, part of a training step's time", "tiny") in cells
+    for peer in PEERS:
+        is_installed = importlib.util.find_spec(peer.tool) is not None
+        assert (("recorder, durable calls", f"against {peer.name}") in cells) == is_installed
+        if not is_installed:
+            assert peer.name in done.stderr.partition("not compared: ")[2].splitlines()[0]
 
 
 @pytest.mark.parametrize("words", [("--write-readme", "--quick"), ("--only", "nothing")])
