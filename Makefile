@@ -11,7 +11,7 @@
 PYTHON ?= python3
 PIP_FLAGS ?=
 ARGS ?=
-# Processes of the unit tests: `auto` is one a core; 0 runs them in pytest's own, for a debugger.
+# Processes of the tests: `auto` is one a core; 0 runs them in pytest's own, for a debugger.
 WORKERS ?= auto
 
 VENV := .venv
@@ -58,7 +58,8 @@ unit: $(VENV)/.dev
 		-n $(WORKERS) --maxprocesses 8 --dist worksteal $(ARGS)
 
 integration: $(VENV)/.dev
-	@$(BIN)/python -m pytest tests/integration tests/interop $(ARGS)
+	@$(BIN)/python -m pytest tests/interop tests/integration \
+		-n $(WORKERS) --maxprocesses 2 --dist loadgroup $(ARGS)
 
 check: $(VENV)/.dev
 	@$(BIN)/ruff format --check .

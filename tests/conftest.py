@@ -40,6 +40,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where several processes test (`--dist loadgroup`), a file's services are started once.
+
+    `tests/interop` is one group: its last test counts the calls of all the others.
+    """
+    for item in items:
+        room = item.path.relative_to(Path(__file__).parent).parts[0]
+        if room in ("integration", "interop"):
+            name = room if room == "interop" else item.path.name
+            item.add_marker(pytest.mark.xdist_group(name))
+
+
 @pytest.fixture
 def golden(request: pytest.FixtureRequest) -> Callable[[str, Any], None]:
     """Compare a JSON value with a file of tests/golden, or write the file when asked to."""
