@@ -57,7 +57,7 @@ def gspo_jobs() -> tuple[ForwardBackwardJob, ForwardBackwardJob]:
     data = []
     for datum in built_in.data:
         inputs = dict(datum.loss_fn_inputs)
-        mask = (inputs.pop("sequence_ratio_mask").to_numpy() != 0).astype(np.float32)
+        mask = inputs.pop("sequence_ratio_mask").to_numpy()
         inputs["sampled"] = inputs.pop("logprobs")
         data.append(Datum(datum.model_input, {**inputs, "mask": mask}))
     graph = as_graph(sequence_gspo, logprobs=1, advantages=1, sampled=1, mask=1)

@@ -159,7 +159,7 @@ def random_datum(
         inputs["logprobs"] = (-4.5 + 1.5 * rng.normal(size=shape)).astype(np.float32)
     if loss_fn == "gspo":
         mask = (rng.random(shape) < 0.7).astype(np.float32)
-        mask[-1] = 0.5  # any value that is not 0 marks a token
+        mask[-1] = 1.0  # there must be a token to take the mean of
         inputs["sequence_ratio_mask"] = mask
     return Datum(model_input=ModelInput.from_ints(tokens.tolist()), loss_fn_inputs=inputs)
 
