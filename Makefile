@@ -57,9 +57,10 @@ unit: $(VENV)/.dev
 	@$(BIN)/python -m pytest tests --ignore=tests/integration --ignore=tests/interop \
 		-n $(WORKERS) --maxprocesses 8 --dist worksteal $(ARGS)
 
+# A file's services are started once; the last test of interop counts the calls of all the others.
 integration: $(VENV)/.dev
-	@$(BIN)/python -m pytest tests/interop tests/integration \
-		-n $(WORKERS) --maxprocesses 2 --dist loadgroup $(ARGS)
+	@$(BIN)/python -m pytest tests/integration -n $(WORKERS) --maxprocesses 2 --dist loadfile $(ARGS)
+	@$(BIN)/python -m pytest tests/interop $(ARGS)
 
 check: $(VENV)/.dev
 	@$(BIN)/ruff format --check .

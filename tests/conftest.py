@@ -40,17 +40,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-def pytest_itemcollected(item: pytest.Item) -> None:
-    """Where several processes test (`--dist loadgroup`), a file's services are started once.
-
-    `tests/interop` is one group: its last test counts the calls of all the others.
-    """
-    room = item.path.relative_to(Path(__file__).parent).parts[0]
-    if room in ("integration", "interop"):
-        # Not where items are modified: pytest-xdist reads the marks there, before any conftest.
-        item.add_marker(pytest.mark.xdist_group(room if room == "interop" else item.path.name))
-
-
 @pytest.fixture
 def golden(request: pytest.FixtureRequest) -> Callable[[str, Any], None]:
     """Compare a JSON value with a file of tests/golden, or write the file when asked to."""
