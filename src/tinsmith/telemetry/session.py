@@ -41,6 +41,7 @@ __all__ = [
     "attach",
     "child_environment",
     "current_run",
+    "entered_run",
     "finish",
     "init",
     "open_runs",
@@ -142,6 +143,11 @@ def current_run() -> Run:
     """Return the run that the calling code belongs to; the ambient one where there is none."""
     run = _of_context() or _only_open_run()
     return run if run is not None else ambient_run()
+
+
+def entered_run() -> Run | None:
+    """Return the innermost open run that this context itself has entered; never a guess."""
+    return _of_context()
 
 
 def ambient_run() -> Run:

@@ -47,8 +47,11 @@ def recorded(job: Job, begin: RunStart) -> Generator[telemetry.Run]:
 
     A store that cannot be written costs the record, never the training: there is one warning.
     """
-    if telemetry.open_runs():
-        yield telemetry.current_run()  # the caller's, and so the caller's to finish
+    outer = (
+        telemetry.entered_run()
+    )  # not the current run: another thread's may be the only open one
+    if outer is not None:
+        yield outer  # the caller's, and so the caller's to finish
         return
     run = _begin(job, begin)
     with run:

@@ -24,6 +24,7 @@ from tinsmith.telemetry import (
     TraceWriter,
     TranscriptWriter,
     WandbRecorder,
+    propagate,
     read_metrics,
 )
 from tinsmith.training import names
@@ -127,7 +128,7 @@ def wait_for(work: Callable[[], Awaitable[RunResult]]) -> RunResult:
         except BaseException as error:  # noqa: BLE001 - handed to the caller's thread below
             outcome["is"] = error
 
-    thread = threading.Thread(target=run_in_thread, name="tinsmith-train")
+    thread = threading.Thread(target=propagate(run_in_thread), name="tinsmith-train")
     thread.start()
     thread.join()
     if isinstance(outcome["is"], BaseException):

@@ -1,6 +1,8 @@
 """A training loop records itself: metrics, steps, checkpoints, one line over kill and resume."""
 
 import logging
+import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +103,44 @@ def test_a_loop_inside_a_run_of_the_callers_records_there(
     (found,) = store.list_runs()
     assert found.name == "mine"
     assert {"train/nll", "after"} <= {info.key for info in store.keys(found.run_id)}
+
+
+def test_two_trainings_at_once_in_one_process_record_each_into_its_own_run(
+    make_config: MakeConfig, tmp_path: Path, store: SqliteStore
+) -> None:
+    is_first_open, meeting = threading.Event(), threading.Barrier(2)
+
+    async def meet(client: Any) -> Mapping[str, float]:
+        is_first_open.set()
+        meeting.wait(timeout=60)  # both runs are open at each evaluation
+        return {}
+
+    def train(name: str) -> None:
+        config = make_config(run_dir=tmp_path / name)
+        run_supervised(config, service=FakeService(), evaluators=[meet])
+
+    threads = [threading.Thread(target=train, args=(name,)) for name in ("one", "other")]
+    threads[0].start()
+    assert is_first_open.wait(60)  # the other begins while one run is open
+    threads[1].start()
+    for thread in threads:
+        thread.join(120)
+    found = {run.name: run.run_id for run in store.list_runs()}
+    assert set(found) == {"one", "other"}
+    for name, run_id in found.items():
+        rows = merged(read_metrics(tmp_path / name / "metrics.jsonl"))
+        assert recorded_rows(store, run_id) == rows
+        assert len(store.events(run_id, "train.step")) == 9
+
+
+async def test_a_loop_started_in_a_running_event_loop_records_into_the_run_around_it(
+    make_config: MakeConfig, store: SqliteStore
+) -> None:
+    with telemetry.init("study", "notebook"):
+        run_supervised(make_config(), service=FakeService())
+    (found,) = store.list_runs()
+    assert found.name == "notebook"
+    assert "train/nll" in {info.key for info in store.keys(found.run_id)}
 
 
 def test_a_store_that_cannot_be_written_costs_the_record_and_not_the_run(
