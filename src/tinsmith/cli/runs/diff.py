@@ -106,7 +106,8 @@ def _metrics(store: "Store", runs: "list[RunRecord]") -> list[dict[str, Any]]:
     for key in sorted(set(sides[0]) | set(sides[1])):
         both = [side.get(key) for side in sides]
         last = [None if one is None else one.last for one in both]
-        change = None if None in last else last[1] - last[0]  # type: ignore[operator]  # pyright: ignore[reportOptionalOperand]
+        one, other = last
+        change = None if one is None or other is None else other - one
         steps = [None if one is None else one.last_step for one in both]
         rows.append(encode_json({"key": key, "last": last, "change": change, "last_step": steps}))
     return rows

@@ -78,10 +78,10 @@ def export(
     if key_file is not None:
         bundle = Anonymiser(key_file.read_text(encoding="utf-8").strip())(bundle)
     if layout == "run":
-        write_run(bundle, target, table_format or "parquet")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType] - click checked it
+        write_run(bundle, target, table_format or "parquet")  # pyright: ignore[reportArgumentType] - click checked it
     else:
         rows = long_rows(bundle) if layout == "long" else wide_rows(bundle.points)
-        write_table(rows, target, table_format)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType] - as above
+        write_table(rows, target, table_format)  # pyright: ignore[reportArgumentType] - as above
     told = {"run_id": record.run_id, "target": str(target), "points": len(bundle.points)}
     if as_json:
         print_json({**told, "skipped": dict(bundle.skipped)})
@@ -166,7 +166,7 @@ def convert_table(
 
     if target.exists() and not overwrite:
         raise AlreadyExistsError(f"{target}: exists", hint="add --overwrite to replace it")
-    found = convert(source, target, table_format)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType] - click checked it
+    found = convert(source, target, table_format)  # pyright: ignore[reportArgumentType] - click checked it
     if as_json:
         print_json({"source": str(source), "source_format": found, "target": str(target)})
     else:

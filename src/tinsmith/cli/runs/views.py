@@ -14,7 +14,7 @@ def to_json(value: object) -> Any:  # Any: what JSON can say
     """Return a record of the recorder as JSON can say it; NaN is the text "NaN"."""
     from tinsmith.telemetry.exchange.table import encode_json
 
-    return encode_json(asdict(value))  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType] - each is a dataclass
+    return encode_json(asdict(value))  # pyright: ignore[reportArgumentType] - each is a dataclass
 
 
 def moment(ts_ns: int | None) -> datetime | None:

@@ -176,7 +176,7 @@ def _rows(folder: Path, name: str) -> Iterator[Row]:
 
 def _plain(record: object) -> Row:
     """Turn a record into cells; what is None is left out by the tables."""
-    return dataclasses.asdict(record)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType] - each is a dataclass
+    return dataclasses.asdict(record)  # pyright: ignore[reportArgumentType] - each is a dataclass
 
 
 def _build(kind: type[_T], row: Mapping[str, Any], folder: Path) -> _T:
